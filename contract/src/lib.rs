@@ -1,0 +1,16 @@
+//! The vocabulary that every other crate of AIOS speaks: dtypes and their block sizes, tensor
+//! roles and the GGUF names they go by, and the configuration of a model. It depends on nothing
+//! else in the workspace and holds the only copy of each of these tables.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod dtype;
+mod role;
+
+pub use config::{
+    ActivationFn, Architecture, AttentionConfig, BlockLayout, FfnConfig, FfnLayout, ModelConfig,
+    NormConfig, NormKind, RopeConfig, RopePairing, RopeScaling, SlidingWindow,
+};
+pub use dtype::{DType, UnknownDType};
+pub use role::{Placement, Role, RoleGroup, TensorName};

@@ -17,6 +17,7 @@ mod tests;
 pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub use scalar::Scalar;
+pub(crate) use scalar::bf16_bits;
 
 use crate::isa::Op;
 
@@ -25,6 +26,14 @@ pub(crate) const LANES: usize = 16;
 
 /// 16 floats in memory.
 pub(crate) type F32s = [f32; LANES];
+
+/// At most 16 floats, filled up with zeros.
+#[inline(always)]
+pub(crate) fn padded(part: &[f32]) -> F32s {
+    let mut full = [0.0; LANES];
+    full[..part.len()].copy_from_slice(part);
+    full
+}
 
 /// The operations of one instruction set.
 ///
@@ -91,6 +100,9 @@ pub(crate) trait Simd: Copy + 'static {
     fn f16x8(self, x: &[u16; 8]) -> [f32; 8];
     /// `table[index & 15]` for each of 32 indices.
     fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32];
+
+    /// Byte i is `yes` if bit i of the little-endian `bits` is set, else 0.
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32];
 
     /// The maximum of the lanes; the order does not matter, as no lane is NaN.
     #[inline(always)]

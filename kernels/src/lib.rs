@@ -5,8 +5,10 @@
 //! processor has an instruction set and is passed as a value. This crate never looks at a file,
 //! never allocates on the token path and knows nothing of models.
 
+mod dequantize;
 mod format;
 mod isa;
 mod simd;
 
+pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};

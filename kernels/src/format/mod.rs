@@ -2,15 +2,82 @@
 //! into plain bytes, scales and mins. Everything else (products of one row, tiles of 16 rows,
 //! dequantisation) is written once, in [`crate::matmul`] and here, over the two traits below.
 
+mod float;
+mod iq4_nl;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_0;
 mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use q4_1::Q4_1;
-pub(crate) use q4_k::Q4K;
-
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use aios_contract::DType;
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
+
+/// A computation that is written once for each of the three kinds of format; [`visit`] picks the
+/// format of a dtype.
+pub(crate) trait Visitor {
+    /// What it returns.
+    type Output;
+
+    /// For a format of plain floats.
+    fn float<F: Float>(self) -> Self::Output;
+    /// For a format with blocks of 32 elements.
+    fn blocks32<F: Format32>(self) -> Self::Output;
+    /// For a format with super-blocks of 256 elements.
+    fn blocks256<F: Format256>(self) -> Self::Output;
+}
+
+/// Calls the method of `visitor` for the format of `dtype`: the only list of formats.
+#[inline]
+pub(crate) fn visit<V: Visitor>(dtype: DType, visitor: V) -> V::Output {
+    match dtype {
+        DType::F32 => visitor.float::<float::F32>(),
+        DType::F16 => visitor.float::<float::F16>(),
+        DType::BF16 => visitor.float::<float::Bf16>(),
+        DType::Q4_0 => visitor.blocks32::<q4_0::Q4_0>(),
+        DType::Q4_1 => visitor.blocks32::<q4_1::Q4_1>(),
+        DType::Q5_0 => visitor.blocks32::<q5_0::Q5_0>(),
+        DType::Q5_1 => visitor.blocks32::<q5_1::Q5_1>(),
+        DType::Q8_0 => visitor.blocks32::<q8_0::Q8_0>(),
+        DType::Q2_K => visitor.blocks256::<q2_k::Q2K>(),
+        DType::Q3_K => visitor.blocks256::<q3_k::Q3K>(),
+        DType::Q4_K => visitor.blocks256::<q4_k::Q4K>(),
+        DType::Q5_K => visitor.blocks256::<q5_k::Q5K>(),
+        DType::Q6_K => visitor.blocks256::<q6_k::Q6K>(),
+        DType::IQ4_NL => visitor.blocks32::<iq4_nl::Iq4Nl>(),
+        DType::IQ4_XS => visitor.blocks256::<iq4_xs::Iq4Xs>(),
+    }
+}
+
+/// The bytes of whole blocks, as they stand in the file at any alignment, as blocks.
+///
+/// # Panics
+/// If `bytes` ends within a block; callers have checked its length.
+#[inline(always)]
+pub(crate) fn blocks<B: Pod>(bytes: &[u8]) -> &[B] {
+    const { assert!(align_of::<B>() == 1) };
+    bytemuck::cast_slice(bytes)
+}
+
+/// A format of plain floats, whose elements are converted exactly to f32.
+pub(crate) trait Float: 'static {
+    /// Its dtype, whose block size the element type must have.
+    const DTYPE: DType;
+    /// An element as it stands in the file.
+    type Element: Pod;
+
+    /// Lane i is `x[i]`.
+    fn load<S: Simd>(simd: S, x: &[Self::Element; LANES]) -> S::F;
+}
 
 /// A format with blocks of 32 elements: element = d · (q − `OFFSET`) \[+ m\].
 pub(crate) trait Format32: 'static {
@@ -19,7 +86,7 @@ pub(crate) trait Format32: 'static {
     /// Whether the unpacked bytes are i8 in two's complement; else they are unsigned.
     const SIGNED: bool = false;
     /// The largest unpacked byte of an unsigned format.
-    const MAX: u8;
+    const MAX: u8 = 127;
     /// Subtracted from every unpacked byte.
     const OFFSET: i32 = 0;
     /// Whether a block has a minimum m.
@@ -32,6 +99,7 @@ pub(crate) trait Format32: 'static {
 }
 
 /// A super-block of 256 elements, unpacked.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(crate) struct Super {
     /// The quants.
     pub w: [u8; 256],
@@ -56,7 +124,7 @@ pub(crate) trait Format256: 'static {
     /// Whether the unpacked bytes are i8 in two's complement; else they are unsigned.
     const SIGNED: bool = false;
     /// The largest unpacked byte of an unsigned format.
-    const MAX: u8;
+    const MAX: u8 = 127;
     /// Subtracted from every unpacked byte.
     const OFFSET: i32 = 0;
     /// Whether scales (and mins) hold for 32 elements instead of 16.
@@ -81,6 +149,18 @@ pub(crate) fn f16_pair<S: Simd>(simd: S, bits: [u16; 2]) -> [f32; 2] {
 #[inline(always)]
 fn quant(byte: u8, signed: bool) -> i32 {
     if signed { i32::from(byte.cast_signed()) } else { i32::from(byte) }
+}
+
+/// Converts a row of floats.
+#[inline(always)]
+pub(crate) fn convert<F: Float, S: Simd>(simd: S, elements: &[F::Element], out: &mut [f32]) {
+    let mut lanes = [0.0; LANES];
+    for (elements, out) in elements.chunks(LANES).zip(out.chunks_mut(LANES)) {
+        let mut padded = [F::Element::zeroed(); LANES];
+        padded[..elements.len()].copy_from_slice(elements);
+        simd.store(F::load(simd, &padded), &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
 }
 
 /// Dequantises a row of 32-element blocks: d · (q − offset), then + m, each rounded (N4).

@@ -4,7 +4,7 @@ use super::{F32s, LANES, Simd};
 use crate::isa::Op;
 use std::arch::x86_64::*;
 
-/// Proof that this processor has AVX2, FMA and F16C.
+/// Proof that this processor has AVX2, FMA, F16C, BMI1, BMI2 and POPCNT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx2(());
 
@@ -13,7 +13,10 @@ impl Avx2 {
     pub fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
         has.then_some(Self(()))
     }
 }
@@ -180,7 +183,7 @@ impl Simd for Avx2 {
         fn run<O: Op>(simd: Avx2, op: O) -> O::Output {
             op.run(simd)
         }
-        // SAFETY: every processor with AVX2 has BMI1, BMI2 and POPCNT; `self` proves the rest.
+        // SAFETY: `self` proves that the processor has each of the features enabled above.
         unsafe { run(self, op) }
     }
     #[inline(always)]
@@ -334,6 +337,25 @@ impl Simd for Avx2 {
             let index = _mm256_loadu_si256(index.as_ptr().cast());
             let index = _mm256_and_si256(index, _mm256_set1_epi8(15));
             _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_shuffle_epi8(table, index));
+        });
+        out
+    }
+    #[inline(always)]
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
+        let mut out = [0; 32];
+        simd!({
+            // Byte i takes byte i / 8 of the bits and keeps bit i % 8 of it.
+            let spread = _mm256_setr_epi64x(
+                0,
+                0x0101_0101_0101_0101,
+                0x0202_0202_0202_0202,
+                0x0303_0303_0303_0303,
+            );
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+            let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(bits)), spread);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+            let chosen = _mm256_and_si256(set, _mm256_set1_epi8(yes.cast_signed()));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), chosen);
         });
         out
     }

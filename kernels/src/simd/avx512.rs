@@ -5,7 +5,8 @@ use super::{F32s, LANES, Simd};
 use crate::isa::Op;
 use std::arch::x86_64::*;
 
-/// Proof that this processor has AVX-512 F, BW, DQ and VL, and VNNI if that is asked for.
+/// Proof that this processor has AVX-512 F, BW, DQ and VL with all that [`super::Avx2`] asks for,
+/// and VNNI if that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512<const VNNI: bool>(());
 
@@ -16,8 +17,12 @@ impl<const VNNI: bool> Avx512<VNNI> {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
             && (!VNNI || is_x86_feature_detected!("avx512vnni"));
         has.then_some(Self(()))
     }
@@ -206,8 +211,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn run_vnni<O: Op>(simd: Avx512<true>, op: O) -> O::Output {
             op.run(simd)
         }
-        // SAFETY: every processor with AVX-512 BW has AVX2, BMI and POPCNT; `self` proves the
-        // rest, and VNNI is required only where the token's parameter says so.
+        // SAFETY: `self` proves that the processor has each of the features enabled above; VNNI
+        // is enabled only where the token's parameter says so.
         unsafe { if VNNI { run_vnni(Avx512(()), op) } else { run(Avx512(()), op) } }
     }
     #[inline(always)]
@@ -335,6 +340,16 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let index = _mm256_loadu_si256(index.as_ptr().cast());
             let index = _mm256_and_si256(index, _mm256_set1_epi8(15));
             _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_shuffle_epi8(table, index));
+        });
+        out
+    }
+    #[inline(always)]
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
+        let mut out = [0; 32];
+        simd!({
+            let mask = u32::from_le_bytes(bits);
+            let chosen = _mm256_maskz_set1_epi8(mask, yes.cast_signed());
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), chosen);
         });
         out
     }

@@ -92,6 +92,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// `table[index & 15]` for each of 32 indices.
     fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32];
 
+    /// Byte i is `yes` if bit i of the little-endian `bits` is set, else 0.
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32];
+
     /// The maximum of the lanes; the order does not matter, as no lane is NaN.
     #[inline(always)]
     fn reduce_max(self, v: Self::F) -> f32 {

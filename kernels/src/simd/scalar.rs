@@ -174,6 +174,10 @@ impl Simd for Scalar {
         map(*index, |i| table[usize::from(i & 15)].cast_unsigned())
     }
     #[inline(always)]
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
+        std::array::from_fn(|i| if (bits[i / 8] >> (i % 8)) & 1 == 1 { yes } else { 0 })
+    }
+    #[inline(always)]
     fn dot256_u8<const PAIRED: bool>(
         self,
         w: &[u8; 256],

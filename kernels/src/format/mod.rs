@@ -3,7 +3,6 @@
 //! dequantisation) is written once, in [`crate::matmul`] and here, over the two traits below.
 
 mod float;
-pub(crate) use float::{Bf16, F16, F32};
 mod iq4_nl;
 mod iq4_xs;
 mod q2_k;

@@ -5,6 +5,8 @@
 //! processor has an instruction set and is passed as a value. This crate never looks at a file
 //! and knows nothing of models; with quantised weights it never allocates on the token path.
 
+mod act;
+mod attention;
 mod dequantize;
 mod format;
 mod isa;
@@ -15,6 +17,11 @@ mod pool;
 mod shared;
 mod simd;
 
+pub use act::{QuantRows, ScaleBlock};
+pub use attention::{
+    AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, KvLayer, KvLayerMut,
+    MAX_HEAD_LEN, UnknownCacheType, attend,
+};
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
 pub use layers::{

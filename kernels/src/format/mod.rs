@@ -18,6 +18,8 @@ mod q8_0;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use float::{Bf16, F16, F32};
+
 use crate::simd::{LANES, Simd};
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};

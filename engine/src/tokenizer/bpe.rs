@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use hashbrown::HashMap;
 
-use super::byte_alphabet::{alphabet, byte_of};
+use super::byte_alphabet::{byte_of, char_of};
 use super::error::TokenizerError;
 use super::merge::Merger;
 use super::pretokenize::PreTokenizer;
@@ -39,8 +39,8 @@ impl Bpe {
         let pre = PreTokenizer::by_name(name)
             .ok_or_else(|| TokenizerError::UnknownPre { pre: name.to_owned() })?;
         let mut byte_ids = [None; 256];
-        for (byte, c) in alphabet() {
-            byte_ids[byte as usize] = vocab.find(c.encode_utf8(&mut [0; 4]));
+        for (byte, id) in (0..=u8::MAX).zip(&mut byte_ids) {
+            *id = vocab.find(char_of(byte).encode_utf8(&mut [0; 4]));
         }
         let merges = read_merges(metadata.require_strings(MERGES_KEY)?, vocab)?;
         Ok(Self { pre, byte_ids, merges })

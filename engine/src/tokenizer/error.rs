@@ -124,10 +124,7 @@ pub enum TokenizerError {
         merge: String,
     },
     /// A merge takes or makes a piece that is no token.
-    #[error(
-        "merge {index} in tokenizer.ggml.merges needs {}, which is not a token",
-        quoted(piece)
-    )]
+    #[error("merge {index} in tokenizer.ggml.merges needs {}, which is not a token", quoted(piece))]
     MergePiece {
         /// The merge's index, from 0.
         index: usize,

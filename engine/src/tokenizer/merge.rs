@@ -66,7 +66,7 @@ impl<P: Ord> Merger<P> {
         if let Some(last) = self.symbols.last_mut() {
             last.next = count;
         }
-        let prev = count.wrapping_sub(1);
+        let prev = count.checked_sub(1).unwrap_or(NOWHERE);
         self.symbols.push(Symbol { start, end, id: id.unwrap_or(NONE), prev, next: NOWHERE });
     }
 

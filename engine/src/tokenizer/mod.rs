@@ -19,8 +19,6 @@ mod unicode;
 mod unicode_table;
 mod vocab;
 
-use std::borrow::Cow;
-
 pub use decode::Decoder;
 pub use error::TokenizerError;
 pub use vocab::TOKEN_BYTES_MAX;
@@ -74,19 +72,19 @@ impl Tokenizer {
     /// # Errors
     /// One [`TokenizerError`] that names the key, token or merge found wrong.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
-        let mut vocab = Vocab::from_metadata(metadata)?;
-        vocab.check_byte_tokens()?;
-        let (kind, special_ids) = match metadata.require_str(MODEL_KEY)? {
-            "gpt2" => {
-                let bpe = Bpe::from_metadata(metadata, &vocab)?;
-                let ids = SpecialIds::find(metadata, &mut vocab, bpe.add_bos())?;
-                (Kind::Bpe(bpe), ids)
-            }
-            "llama" => {
-                let ids = SpecialIds::find(metadata, &mut vocab, true)?;
-                (Kind::Spm(Spm::from_metadata(metadata, &vocab, ids.unknown)?), ids)
-            }
+        let is_bpe = match metadata.require_str(MODEL_KEY)? {
+            "gpt2" => true,
+            "llama" => false,
             other => return Err(TokenizerError::UnknownModel { model: other.to_owned() }),
+        };
+        let mut vocab = Vocab::from_metadata(metadata)?;
+        let (kind, special_ids) = if is_bpe {
+            let bpe = Bpe::from_metadata(metadata, &vocab)?;
+            let ids = SpecialIds::find(metadata, &mut vocab, bpe.add_bos())?;
+            (Kind::Bpe(bpe), ids)
+        } else {
+            let ids = SpecialIds::find(metadata, &mut vocab, true)?;
+            (Kind::Spm(Spm::from_metadata(metadata, &vocab, ids.unknown)?), ids)
         };
         let strips = strips_space_after_special(metadata)?;
         let strips_after = |spelling: &str| strips && !KEEPS_SPACE_AFTER.contains(&spelling);
@@ -213,14 +211,10 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TokenizerError::TokenId`].
-    pub fn token_bytes(
-        &self,
-        id: u32,
-        special: RenderSpecial,
-    ) -> Result<Cow<'_, [u8]>, TokenizerError> {
+    pub fn token_bytes(&self, id: u32, special: RenderSpecial) -> Result<Vec<u8>, TokenizerError> {
         let mut bytes = Vec::new();
         self.render(id, special, false, &mut bytes)?;
-        Ok(Cow::Owned(bytes))
+        Ok(bytes)
     }
 
     /// The bytes of the text that `ids` stand for, `ids` being a text from its start.

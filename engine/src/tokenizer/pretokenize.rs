@@ -164,7 +164,12 @@ fn modern_word(text: &str, digits_max: usize) -> usize {
     let lead = match class(first) {
         Class::Letter => 0,
         Class::Number => {
-            return text.chars().take(digits_max).take_while(|&c| is_number(c)).map(char::len_utf8).sum();
+            return text
+                .chars()
+                .take(digits_max)
+                .take_while(|&c| is_number(c))
+                .map(char::len_utf8)
+                .sum();
         }
         _ if is_newline(first) => 0,
         _ => first.len_utf8(),

@@ -89,6 +89,10 @@ impl Vocab {
                 vocab.insert(id, spelling)?;
             }
         }
+        let misspelt = |&id: &u32| byte_of_spelling(vocab.spelling(id)).is_none();
+        if let Some(id) = vocab.ids_with(Attributes::BYTE).find(misspelt) {
+            return Err(TokenizerError::ByteToken { id, spelling: vocab.spelling(id).to_owned() });
+        }
         Ok(vocab)
     }
 
@@ -154,17 +158,6 @@ impl Vocab {
     /// Checks that an array under `key` has an entry per token.
     pub(super) fn check_len(&self, key: &'static str, len: usize) -> Result<(), TokenizerError> {
         same_len(key, self.len(), len)
-    }
-
-    /// Checks that every byte token is spelled like one.
-    pub(super) fn check_byte_tokens(&self) -> Result<(), TokenizerError> {
-        for id in self.ids_with(Attributes::BYTE) {
-            let spelling = self.spelling(id);
-            if byte_of_spelling(spelling).is_none() {
-                return Err(TokenizerError::ByteToken { id, spelling: spelling.to_owned() });
-            }
-        }
-        Ok(())
     }
 }
 

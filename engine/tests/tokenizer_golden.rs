@@ -25,7 +25,7 @@ fn check(name: &str, tokenizer: &Tokenizer, lossy: &[&str]) {
 #[test]
 fn vocabulary_files_agree_id_for_id() {
     for name in VOCABS {
-        // Phi-3's special tokens swallow the white space after them (SPEC.md, T5).
+        // Phi-3's special tokens swallow the white space after them (SPEC.md, T6).
         let lossy: &[&str] = match name {
             "phi-3" => &["<|user|>\nhi<|end|>\n<|assistant|>\n"],
             _ => &[],

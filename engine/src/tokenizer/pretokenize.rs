@@ -265,3 +265,89 @@ fn is_newline(c: char) -> bool {
 fn run(text: &str, kind: impl Fn(char) -> bool) -> usize {
     text.find(|c| !kind(c)).unwrap_or(text.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use fancy_regex::Regex;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The expressions that the splitters stand for, to be applied one after the other.
+    const EXPRESSIONS: [(&str, &[&str]); 6] = [
+        ("default", &[r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
+        ("gpt-2", &[GPT2]),
+        ("smollm", &[r"\p{N}", GPT2]),
+        ("falcon", &[r"[\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"]),
+        (
+            "qwen2",
+            &[concat!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
+                r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            )],
+        ),
+        (
+            "llama-bpe",
+            &[concat!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+                r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            )],
+        ),
+    ];
+    const GPT2: &str =
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+    /// Matches of `expression` in `text` and what lies between them.
+    fn isolate<'t>(expression: &Regex, text: &'t str) -> Vec<&'t str> {
+        let (mut words, mut done) = (Vec::new(), 0);
+        for found in expression.find_iter(text) {
+            let found = found.unwrap();
+            words.extend([&text[done..found.start()], found.as_str()]);
+            done = found.end();
+        }
+        words.push(&text[done..]);
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    /// Texts of characters that every version of Unicode classes alike, close to the expressions.
+    fn texts() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            4 => "[ \t\n\r'sStTrReEvVmMlLdDaz09]",
+            2 => "[-_$+<=>^~|`!\"#%&()*,./:;?@\\[\\\\\\]{}\u{0}\u{b}\u{1c}\u{85}]",
+            2 => "[éЖ中٣½Ⅷ¹。«€😀\u{a0}\u{3000}\u{2028}\u{200d}\u{301}\u{feff}]",
+            1 => "( {2,3}|'re|'LL|[0-9]{2,5}|\r\n)",
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    #[test]
+    fn splitters_equal_their_expressions() {
+        let expressions = EXPRESSIONS.map(|(name, expressions)| {
+            let compile = |expression: &&str| Regex::new(expression).unwrap();
+            (PreTokenizer::by_name(name).unwrap(), expressions.iter().map(compile).collect())
+        });
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        runner
+            .run(&texts(), |text| {
+                for (pre, expressions) in &expressions {
+                    let expressions: &Vec<Regex> = expressions;
+                    let mut words = vec![text.as_str()];
+                    for expression in expressions {
+                        words = words.iter().flat_map(|word| isolate(expression, word)).collect();
+                    }
+                    let mut split = pre.split(&text);
+                    split.retain(|word| !word.is_empty());
+                    prop_assert_eq!(&split, &words, "{:?}", pre.names);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn every_expression_is_compared() {
+        let compared = EXPRESSIONS.map(|(name, _)| PreTokenizer::by_name(name).unwrap().names);
+        assert!(TABLE.iter().all(|pre| compared.contains(&pre.names)));
+    }
+}

@@ -1,6 +1,6 @@
 //! Finding the spellings of special tokens in a text.
 //!
-//! The rule (SPEC.md, T4): take the longest special token first, then the next longest, and so on;
+//! The rule (SPEC.md, T5): take the longest special token first, then the next longest, and so on;
 //! each claims, from left to right, its occurrences in what is not claimed yet. Tokens of one
 //! length go by id. Done literally that is one pass over the text per token, which is too slow for
 //! vocabularies with thousands of them. Instead:
@@ -164,4 +164,73 @@ impl Finder {
 /// White space as C's `isspace` has it.
 fn is_c_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | b' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::gguf::Metadata;
+
+    fn vocab(spellings: &[String]) -> Vocab {
+        let mut metadata = Metadata::new();
+        metadata.set("tokenizer.ggml.tokens", spellings.to_vec());
+        metadata.set("tokenizer.ggml.token_type", vec![3; spellings.len()]);
+        Vocab::from_metadata(&metadata).unwrap()
+    }
+
+    /// The rule done literally: one pass over the fragments per token, the longest token first.
+    fn split_by_passes(vocab: &Vocab, strips: impl Fn(&str) -> bool, text: &str) -> Vec<Fragment> {
+        let mut ids: Vec<u32> = vocab.ids().collect();
+        ids.sort_by_key(|&id| (Reverse(vocab.spelling(id).len()), id));
+        let mut fragments = vec![Fragment::Text(0..text.len())];
+        for id in ids {
+            let spelling = vocab.spelling(id);
+            let mut finer = Vec::new();
+            for fragment in fragments {
+                let Fragment::Text(Range { mut start, end }) = fragment else {
+                    finer.push(fragment);
+                    continue;
+                };
+                while let Some(at) = text[start..end].find(spelling) {
+                    finer.push(Fragment::Text(start..start + at));
+                    finer.push(Fragment::Token(id));
+                    start += at + spelling.len();
+                    if strips(spelling) {
+                        let rest = &text[start..end];
+                        start = end - rest.trim_start_matches(|c| c == ' ' || c == '\n').len();
+                    }
+                }
+                finer.push(Fragment::Text(start..end));
+            }
+            fragments = finer;
+        }
+        fragments.retain(|fragment| !matches!(fragment, Fragment::Text(range) if range.is_empty()));
+        fragments
+    }
+
+    #[test]
+    fn the_heap_finds_what_passes_over_the_text_find() {
+        let spellings = prop::collection::btree_set("[ab \n]{1,5}", 1..12);
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        runner
+            .run(&(spellings, "[abc \n]{0,60}"), |(spellings, text)| {
+                let vocab = vocab(&Vec::from_iter(spellings));
+                for strips in [|_: &str| false, |spelling: &str| spelling.contains('b')] {
+                    let finder = Finder::new(&vocab, vocab.ids(), strips);
+                    let expected = split_by_passes(&vocab, strips, &text);
+                    prop_assert_eq!(finder.split(&text), expected);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn the_longest_token_wins_before_the_leftmost() {
+        let vocab = vocab(&["ab".into(), "bcd".into(), "a".into()]);
+        let finder = Finder::new(&vocab, vocab.ids(), |_| false);
+        assert_eq!(finder.split("abcd"), [Fragment::Token(2), Fragment::Token(1)]);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Generated from the Unicode Character Database's general categories; the version is pinned
 //! because a code point that changes category changes where words are split, and with it the ids
-//! of a text (rule T5 in SPEC.md).
+//! of a text (SPEC.md, T8).
 
 /// Inclusive ranges of code points in category L (letters), ascending.
 #[rustfmt::skip]

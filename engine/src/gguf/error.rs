@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use aios_contract::DType;
 
+use super::split::SplitFault;
 use super::value::Type;
 
 /// Longest piece of a file's own text that an error message repeats, in characters.
@@ -207,9 +208,9 @@ pub enum Fault {
     #[error("{count} dimensions, 1 to {limit} are allowed")]
     DimensionCount {
         /// The number of dimensions.
-        count: u32,
+        count: u64,
         /// The most that are allowed.
-        limit: u32,
+        limit: u64,
     },
     /// A dimension is zero.
     #[error("dimension {axis} is zero")]
@@ -255,89 +256,6 @@ pub enum Fault {
         end: u64,
         /// The length of the file.
         file_len: u64,
-    },
-}
-
-/// Why the parts of a split file do not form one model.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SplitFault {
-    /// The file name of a part does not follow `NAME-00001-of-0000N.gguf`.
-    #[error("{} is part of a split file, but not named like NAME-00001-of-00002.gguf", echo(name))]
-    Name {
-        /// The file name.
-        name: String,
-    },
-    /// The file name and the header disagree.
-    #[error("{} is, by its header, part {part} of {count}: the file was renamed", echo(name))]
-    Renamed {
-        /// The file name.
-        name: String,
-        /// The header's part number, from 1.
-        part: u64,
-        /// The header's number of parts.
-        count: u64,
-    },
-    /// A later part was given where the first is needed.
-    #[error("this is part {part} of {count}; open part 1")]
-    NotFirst {
-        /// The part's number, from 1.
-        part: u64,
-        /// The number of parts.
-        count: u64,
-    },
-    /// A part is not there.
-    #[error("part {part} of {count} is missing: {}", echo(name))]
-    Missing {
-        /// The part's number, from 1.
-        part: u64,
-        /// The number of parts.
-        count: u64,
-        /// The file name it must have.
-        name: String,
-    },
-    /// There are more parts than the first one announces.
-    #[error("{found} parts were given, the first one announces {count}")]
-    Extra {
-        /// How many there are.
-        found: u64,
-        /// How many are announced.
-        count: u64,
-    },
-    /// A part claims the place of an earlier one, as a link back to that file would.
-    #[error("part {part} is part {claims} once more")]
-    Repeated {
-        /// The place at which the part was found, from 1.
-        part: u64,
-        /// The place that its header claims, from 1.
-        claims: u64,
-    },
-    /// A part claims a place other than its own.
-    #[error("part {part} says in its header that it is part {claims}")]
-    Misplaced {
-        /// The place at which the part was found, from 1.
-        part: u64,
-        /// The place that its header claims, from 1.
-        claims: u64,
-    },
-    /// A key differs between the first part and another.
-    #[error("part {part}: {key} is {found}, part 1 says {expected}")]
-    Inconsistent {
-        /// The part's number, from 1.
-        part: u64,
-        /// The key.
-        key: &'static str,
-        /// The value in the first part, escaped.
-        expected: String,
-        /// The value in this part, escaped.
-        found: String,
-    },
-    /// The parts' tensors do not add up to the announced number.
-    #[error("the parts hold {found} tensors, split.tensors.count says {expected}")]
-    TensorCount {
-        /// What part 1 announces.
-        expected: u64,
-        /// What the parts hold.
-        found: u64,
     },
 }
 

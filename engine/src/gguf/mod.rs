@@ -8,14 +8,18 @@
 
 mod error;
 mod reader;
+mod split;
 mod value;
+mod writer;
 
 use std::ops::Range;
 
 use aios_contract::DType;
 
-pub use error::{Escaped, Fault, Field, GgufError, SplitFault, TensorPart};
+pub use error::{Escaped, Fault, Field, GgufError, TensorPart};
+pub use split::{SplitFault, SplitSet};
 pub use value::{Array, Kind, Metadata, Type, Value};
+pub use writer::{TensorSpec, WriteError, Writer};
 
 /// The first four bytes of every file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
@@ -31,7 +35,7 @@ pub const KEY_BYTES_MAX: u64 = 65_535;
 /// The longest tensor name, in bytes.
 pub const TENSOR_NAME_BYTES_MAX: u64 = 64;
 /// The most dimensions of a tensor.
-pub const TENSOR_DIMS_MAX: u32 = 4;
+pub const TENSOR_DIMS_MAX: u64 = 4;
 /// The deepest nesting of metadata arrays, 1 being an array of scalars.
 pub const NESTING_MAX: usize = 4;
 

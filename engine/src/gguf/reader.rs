@@ -4,7 +4,7 @@
 use aios_contract::DType;
 
 use super::error::{Fault, Field, GgufError, TensorPart};
-use super::value::{Array, Kind, Metadata, Value};
+use super::value::{Array, Kind, Metadata, Value, wrong};
 use super::{
     ALIGNMENT_DEFAULT, ALIGNMENT_KEY, Gguf, HEADER_BYTES_MAX, KEY_BYTES_MAX, MAGIC, NESTING_MAX,
     TENSOR_DIMS_MAX, TENSOR_NAME_BYTES_MAX, TensorInfo, sorted_unique,
@@ -35,9 +35,12 @@ pub(super) fn parse(file: &[u8]) -> Result<Gguf, GgufError> {
         cursor.count(ENTRY_BYTES_MIN).map_err(|fault| fault.at(Field::MetadataCount))?;
     let metadata = metadata(&mut cursor, entry_count)?;
     let alignment = alignment(&metadata)?;
+    // The metadata has used up bytes that the check of the tensor count still hoped for.
+    cursor
+        .room_for(tensor_count as u64, RECORD_BYTES_MIN)
+        .map_err(|fault| fault.at(Field::TensorCount))?;
     let records = records(&mut cursor, tensor_count, alignment)?;
-    // The header is at most `HEADER_BYTES_MAX` long and an alignment at most 2^63, so this sum
-    // cannot overflow: the multiple above the header is at most 2^63 itself.
+    // Both numbers are far below 2^63, so the sum cannot overflow.
     let data_start = cursor.offset().next_multiple_of(alignment);
     let tensors = place(records, data_start, file.len() as u64)?;
     let by_name = sorted_unique(&tensors, |tensor| &tensor.name)
@@ -158,8 +161,12 @@ fn truth(byte: u8) -> Result<bool, Fault> {
 }
 
 /// The file's alignment: a power of two from 8 up, as the format demands.
-fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
-    let value = metadata.u64(ALIGNMENT_KEY)?.unwrap_or(ALIGNMENT_DEFAULT);
+pub(super) fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
+    let value = match metadata.get(ALIGNMENT_KEY) {
+        None => ALIGNMENT_DEFAULT,
+        Some(&Value::U32(value)) => value.into(),
+        Some(other) => return Err(wrong(ALIGNMENT_KEY, "a u32", other)),
+    };
     if value >= 8 && value.is_power_of_two() {
         return Ok(value);
     }
@@ -204,13 +211,23 @@ fn record(
 
 fn shape(cursor: &mut Cursor<'_>) -> Result<Vec<u64>, Fault> {
     let count = cursor.u32()?;
+    check_dimension_count(count.into())?;
+    elements(count as usize, (0..count).map(|_| cursor.u64()))
+}
+
+pub(super) fn check_dimension_count(count: u64) -> Result<(), Fault> {
     if count == 0 || count > TENSOR_DIMS_MAX {
         return Err(Fault::DimensionCount { count, limit: TENSOR_DIMS_MAX });
     }
-    let shape = elements(count as usize, (0..count).map(|_| cursor.u64()))?;
-    match shape.iter().position(|&dim| dim == 0) {
-        Some(axis) => Err(Fault::ZeroDimension { axis }),
-        None => Ok(shape),
+    Ok(())
+}
+
+/// Checks the length of a key or a tensor's name: 1 to `limit` bytes.
+pub(super) fn check_name(name: &str, limit: u64) -> Result<(), Fault> {
+    match name.len() as u64 {
+        0 => Err(Fault::Empty),
+        len if len > limit => Err(Fault::TooLong { len, limit }),
+        _ => Ok(()),
     }
 }
 
@@ -219,9 +236,12 @@ fn dtype(cursor: &mut Cursor<'_>) -> Result<DType, Fault> {
     DType::from_gguf(code).ok_or(Fault::UnknownDType { code })
 }
 
-/// The bytes that a tensor of this shape takes. The number of elements must fit 64 bits too, so
+/// The bytes that a tensor of this shape, of 1 to 4 dimensions, takes. The number of elements must fit 64 bits too, so
 /// that nothing downstream has to fear for it.
 pub(super) fn tensor_bytes(shape: &[u64], dtype: DType) -> Result<u64, Fault> {
+    if let Some(axis) = shape.iter().position(|&dim| dim == 0) {
+        return Err(Fault::ZeroDimension { axis });
+    }
     let row_len = shape[0];
     if !row_len.is_multiple_of(dtype.block_len() as u64) {
         return Err(Fault::PartialBlock { row_len, dtype });
@@ -327,6 +347,11 @@ impl<'a> Cursor<'a> {
     /// rest of the header could hold them.
     fn count(&mut self, bytes_min: u64) -> Result<usize, Fault> {
         let count = self.u64()?;
+        self.room_for(count, bytes_min)
+    }
+
+    /// `count`, if the rest of the header could hold as many entries of at least `bytes_min` bytes.
+    fn room_for(&self, count: u64, bytes_min: u64) -> Result<usize, Fault> {
         let remaining = self.remaining();
         if count > remaining / bytes_min {
             return Err(self.out_of_bytes(Fault::CountTooLarge { count, bytes_min, remaining }));
@@ -345,10 +370,7 @@ impl<'a> Cursor<'a> {
     /// Reads a key or a tensor's name of 1 to `limit` bytes.
     fn name(&mut self, limit: u64) -> Result<&'a str, Fault> {
         let name = self.string()?;
-        match name.len() as u64 {
-            0 => Err(Fault::Empty),
-            len if len > limit => Err(Fault::TooLong { len, limit }),
-            _ => Ok(name),
-        }
+        check_name(name, limit)?;
+        Ok(name)
     }
 }

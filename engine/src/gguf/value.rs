@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::error::{Escaped, GgufError, echo};
+use super::error::{Escaped, GgufError};
 
 /// How many elements of an array, and characters of a string, printing a [`Value`] shows.
 const SHOWN_ELEMENTS_MAX: usize = 4;
@@ -455,17 +455,11 @@ required! {
     u64s, require_u64s -> Vec<u64>;
 }
 
-fn wrong(key: &str, expected: &'static str, found: &Value) -> GgufError {
+pub(super) fn wrong(key: &str, expected: &'static str, found: &Value) -> GgufError {
     GgufError::WrongType { key: key.to_owned(), expected, found: found.type_of() }
 }
 
 fn non_negative(key: &str, wide: i128) -> Result<u64, GgufError> {
     // Every integer kind fits 65 bits, so what is no u64 is a negative i64.
     u64::try_from(wide).map_err(|_| GgufError::Negative { key: key.to_owned(), value: wide as i64 })
-}
-
-impl fmt::Display for Metadata {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.iter().try_for_each(|(key, value)| writeln!(f, "{} = {value}", echo(key)))
-    }
 }

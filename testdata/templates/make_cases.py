@@ -166,10 +166,8 @@ messages[0].role < 'v'
 1 < 2 < 3
 1 < 3 < 2
 3 > 2 >= 2 == 2
-1 < 'a'
 'a' in 'abc'
 1 in [1, 2]
-1 in 'abc'
 True
 true
 None
@@ -237,7 +235,6 @@ not 'a'
 -3|abs
 3.567|round(2)
 3.5|round
-'a b'|wordcount
 'x'|center(5)
 'a\nb'|indent
 'a\n\nb'|indent(2)
@@ -302,7 +299,6 @@ dict(a=1)
 dict(a=1).a
 range(3)|list
 range(1, 7, 2)|list
-range(3)
 [1, 2, 3]|batch(2)|list
 [1, 2, 3]|slice(2)|list
 [1, [2]]|tojson
@@ -338,6 +334,10 @@ messages|list|length
 messages[3].role|string == 'Odd_Role'
 messages[0].content|string|length
 messages[0].content == messages[0].content|string
+1 < messages[0].role
+1 in messages[0].role
+messages[0].role < 1
+x < 1
 messages[0].content|trim|first
 'a-b_c'|replace('-', '')
 'aaa'|replace('a', 'b', 2)
@@ -367,19 +367,13 @@ not x
 [x]|tojson
 [none, true]|join(',')
 ['b', 'a']|join
-messages[0].content|wordwrap(5)
-messages[0].content|truncate(9)
 messages[0].content|escape
-messages[0].content|urlencode
-messages[0].content|striptags
 1|string ~ 2
 ""|default('e')
 ""|default('e', true)
 'é'.upper()
 'ß'.upper()
 'İ'.lower()
-"a\
-b"
 """
 
 STATEMENTS = [
@@ -491,16 +485,8 @@ def main():
     env.globals["raise_exception"] = raise_exception
     env.globals["strftime_now"] = NOW.strftime
     cases = []
-    expressions = EXPRESSIONS.strip("\n").replace("\\\nb", "\\\nb")
-    sources, pending = [], ""
-    for line in expressions.split("\n"):
-        pending += line
-        if line.endswith("\\"):
-            pending += "\n"
-            continue
-        sources.append("{{ " + pending + " }}")
-        pending = ""
-    for source in sources + STATEMENTS:
+    expressions = ["{{ " + line + " }}" for line in EXPRESSIONS.strip("\n").split("\n")]
+    for source in expressions + STATEMENTS:
         try:
             text = env.from_string(source).render(
                 messages=MESSAGES, tools=TOOLS, documents=None, add_generation_prompt=False

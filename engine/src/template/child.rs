@@ -121,11 +121,8 @@ fn failed(cause: impl ToString) -> TemplateError {
 
 fn spawn(limits: &Limits) -> io::Result<Child> {
     // The link leads to this program even after its file was replaced.
-    let program = if cfg!(target_os = "linux") {
-        "/proc/self/exe".into()
-    } else {
-        env::current_exe()?
-    };
+    let program =
+        if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { env::current_exe()? };
     let cpu_seconds = limits.time.as_secs() + 1;
     Command::new(program)
         .env(MARKER, format!("{} {cpu_seconds}", limits.memory_bytes))

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use minijinja::value::{Rest, Tuple, Value, ValueKind};
+use minijinja::value::{Rest, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error};
 
 use super::args::Args;
@@ -18,13 +18,18 @@ type Filter = fn(&Marks, &Value, &[Value]) -> Result<Value, Error>;
 
 /// Adds the filters and tests to `env`.
 pub(super) fn install(env: &mut Environment<'_>, marks: &Arc<Marks>) {
-    let filters: [(&'static str, Filter); 19] = [
+    let filters: [(&'static str, Filter); 24] = [
         ("tojson", tojson),
         ("trim", trim),
         ("upper", |marks, value, _| Ok(change_case(marks, value, "upper"))),
         ("lower", |marks, value, _| Ok(change_case(marks, value, "lower"))),
         ("capitalize", |marks, value, _| Ok(change_case(marks, value, "capitalize"))),
-        ("title", |marks, value, _| Ok(change_case(marks, value, "title"))),
+        ("title", title),
+        ("center", center),
+        ("length", length),
+        ("count", length),
+        ("escape", escape),
+        ("e", escape),
         ("string", |marks, value, _| Ok(Value::from(to_str(marks, value)))),
         ("safe", |marks, value, _| Ok(Value::from(to_str(marks, value)))),
         ("replace", replace),
@@ -41,7 +46,9 @@ pub(super) fn install(env: &mut Environment<'_>, marks: &Arc<Marks>) {
     ];
     for (name, filter) in filters {
         let marks = Arc::clone(marks);
-        env.add_filter(name, move |value: &Value, args: Rest<Value>| filter(&marks, value, &args));
+        env.add_filter(name, move |value: &Value, args: Rest<ValueOrKwargs>| {
+            filter(&marks, value, &args.into_values())
+        });
     }
     let comparisons: [(&'static str, Op); 16] = [
         ("eq", Op::Eq),
@@ -126,6 +133,60 @@ fn trim(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error> {
 
 fn change_case(marks: &Marks, value: &Value, method: &str) -> Value {
     Value::from(Text::new(marks, &to_str(marks, value)).change_case(method))
+}
+
+/// The `title` filter, unlike the method, takes only white space and a few signs for the end of a
+/// word.
+fn title(marks: &Marks, value: &Value, _: &[Value]) -> Result<Value, Error> {
+    let text = to_str(marks, value);
+    let mut out = String::with_capacity(text.len());
+    let mut begins = true;
+    for c in text.chars() {
+        let plain = marks.plain_char(c);
+        if begins {
+            out.extend(plain.to_uppercase().map(|made| marks.inherit(c, made)));
+        } else {
+            out.extend(plain.to_lowercase().map(|made| marks.inherit(c, made)));
+        }
+        begins = plain.is_whitespace() || "-({[<".contains(plain);
+    }
+    Ok(Value::from(out))
+}
+
+fn center(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let args = Args::bind("center", &["width"], args)?;
+    let width = args.get(0).cloned().unwrap_or_else(|| Value::from(80));
+    Text::new(marks, &to_str(marks, value)).call("center", &[width])
+}
+
+fn length(_: &Marks, value: &Value, _: &[Value]) -> Result<Value, Error> {
+    if value.is_undefined() {
+        return Ok(Value::from(0));
+    }
+    let len = match value.kind() {
+        ValueKind::Iterable => Some(value.try_iter()?.count()),
+        _ => value.len(),
+    };
+    len.map(Value::from).ok_or_else(|| invalid(format!("{} has no length", value.kind())))
+}
+
+fn escape(marks: &Marks, value: &Value, _: &[Value]) -> Result<Value, Error> {
+    let mut out = String::new();
+    for c in to_str(marks, value).chars() {
+        let entity = match marks.plain_char(c) {
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            '\'' => "&#39;",
+            '"' => "&#34;",
+            _ => {
+                out.push(c);
+                continue;
+            }
+        };
+        out.extend(entity.chars().map(|made| marks.inherit(c, made)));
+    }
+    Ok(Value::from(out))
 }
 
 fn replace(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error> {

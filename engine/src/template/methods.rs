@@ -89,7 +89,11 @@ impl<'a> Text<'a> {
         Value::from(self.shown[range].iter().collect::<String>())
     }
 
-    fn call(&self, method: &str, args: &[Value]) -> Result<Value, Error> {
+    /// Calls `method`.
+    ///
+    /// # Errors
+    /// An unknown method, and arguments that it does not take.
+    pub(super) fn call(&self, method: &str, args: &[Value]) -> Result<Value, Error> {
         let bind = |names: &[&str]| Args::bind(method, names, args);
         match method {
             "strip" | "lstrip" | "rstrip" => {
@@ -154,9 +158,8 @@ impl<'a> Text<'a> {
 
     /// Python's `is…` methods; `None` for any other name.
     fn classify(&self, method: &str) -> Option<bool> {
-        let all = |test: fn(char) -> bool| {
-            !self.plain.is_empty() && self.plain.iter().all(|&c| test(c))
-        };
+        let all =
+            |test: fn(char) -> bool| !self.plain.is_empty() && self.plain.iter().all(|&c| test(c));
         let any = |test: fn(&char) -> bool| self.plain.iter().any(|c| test(c));
         Some(match method {
             "isspace" => all(is_space),
@@ -252,12 +255,7 @@ impl<'a> Text<'a> {
             }
             let start = at;
             if max.is_some_and(|max| parts.len() == max) {
-                let mut end = len;
-                while end > start && is_space(self.plain[place(end - 1)]) {
-                    end -= 1;
-                }
-                // Python keeps the far end only when splitting from the left.
-                parts.push(start..if right { end } else { len });
+                parts.push(start..len);
                 break;
             }
             while at < len && !is_space(self.plain[place(at)]) {
@@ -437,8 +435,7 @@ impl<'a> Text<'a> {
 
     fn pad(&self, method: &str, args: &Args) -> Result<Value, Error> {
         let width = args.int(0)?.ok_or_else(|| invalid(format!("{method}: width is missing")))?;
-        let missing =
-            usize::try_from(width).unwrap_or(0).saturating_sub(self.plain.len());
+        let missing = usize::try_from(width).unwrap_or(0).saturating_sub(self.plain.len());
         let fill = if method == "zfill" { "0" } else { args.text(1)?.unwrap_or(" ") };
         if fill.chars().count() != 1 {
             return Err(invalid(format!("{method}: the fill must be one character")));

@@ -286,9 +286,8 @@ fn render(
     spellings: &[String],
     fuel: u64,
 ) -> Result<Rendered, TemplateError> {
-    let run = |marks: &Arc<Marks>| {
-        program::run(source, marks, input.now, input.context(marks), fuel)
-    };
+    let run =
+        |marks: &Arc<Marks>| program::run(source, marks, input.now, input.context(marks), fuel);
     let text = run(&Arc::new(Marks::default()))?;
     let texts = input.texts();
     let tokens = input.bos_token.iter().chain(&input.eos_token).map(String::as_str);

@@ -111,10 +111,7 @@ impl Op {
 
 fn unsupported(op: &str, left: &Value, right: &Value) -> Error {
     if left.is_undefined() || right.is_undefined() {
-        return Error::new(
-            ErrorKind::UndefinedError,
-            format!("an operand of `{op}` is undefined"),
-        );
+        return Error::new(ErrorKind::UndefinedError, format!("an operand of `{op}` is undefined"));
     }
     invalid(format!("`{op}` does not take {} and {}", left.kind(), right.kind()))
 }
@@ -210,11 +207,7 @@ fn mul(left: &Value, right: &Value) -> Result<Value, Error> {
 
 fn rem(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(text) = left.as_str() {
-        let args = if right.is_tuple() {
-            right.try_iter()?.collect()
-        } else {
-            vec![right.clone()]
-        };
+        let args = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right.clone()] };
         return format(FormatStyle::Printf, text, &args).map(Value::from);
     }
     match (Num::of(left), Num::of(right)) {
@@ -251,7 +244,9 @@ pub(super) fn contains(marks: &Marks, item: &Value, container: &Value) -> Result
     }
     match container.kind() {
         ValueKind::Undefined => Ok(false),
-        ValueKind::Map if container.as_object().is_some_and(|map| map.get_value(&item).is_some()) => {
+        ValueKind::Map
+            if container.as_object().is_some_and(|map| map.get_value(&item).is_some()) =>
+        {
             Ok(true)
         }
         ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => {

@@ -120,7 +120,14 @@ fn number(value: &Value) -> String {
 /// and from 1e16.
 fn float_repr(float: f64) -> String {
     if !float.is_finite() {
-        return if float.is_nan() { "nan" } else if float > 0.0 { "inf" } else { "-inf" }.to_owned();
+        return if float.is_nan() {
+            "nan"
+        } else if float > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        }
+        .to_owned();
     }
     let scientific = format!("{float:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

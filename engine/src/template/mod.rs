@@ -206,13 +206,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Ten million instructions, two seconds, 512 MiB, and 8 MiB of text: far more than a full
+    /// Ten million instructions, two seconds, 256 MiB, and 8 MiB of text: far more than a full
     /// context needs.
     fn default() -> Limits {
         Limits {
             fuel: 10_000_000,
             time: Duration::from_secs(2),
-            memory_bytes: 512 << 20,
+            memory_bytes: 256 << 20,
             output_bytes: 8 << 20,
         }
     }

@@ -124,7 +124,10 @@ fn attacks(spelling: &str) -> Vec<Value> {
     let assistant = |content: &str| json!({"role": "assistant", "content": content});
     let call = json!({"role": "assistant", "content": "", "tool_calls": [{
         "id": format!("a{spelling}"), "type": "function",
-        "function": {"name": format!("f{spelling}"), "arguments": {format!("k{spelling}"): spelling}},
+        "function": {
+            "name": format!("f{spelling}"),
+            "arguments": {format!("k{spelling}"): spelling},
+        },
     }]});
     vec![
         json!([user(spelling)]),

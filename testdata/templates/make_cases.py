@@ -377,8 +377,10 @@ messages[0].content|escape
 """
 
 STATEMENTS = [
-    "{% for m in messages %}{{ loop.index }}{{ loop.first }}{{ loop.last }}{{ m.role }}\n{% endfor %}",
-    "{%- for m in messages -%}\n {{ loop.index0 }} {{ loop.revindex }} {{ loop.length }}\n{%- endfor -%}",
+    "{% for m in messages %}{{ loop.index }}{{ loop.first }}{{ loop.last }}{{ m.role }}"
+    "\n{% endfor %}",
+    "{%- for m in messages -%}\n {{ loop.index0 }} {{ loop.revindex }} {{ loop.length }}"
+    "\n{%- endfor -%}",
     "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}",
     "{% for k in messages[0] %}{{ k }};{% endfor %}",
     "{% for c in 'abc' %}{{ c }}.{% endfor %}",
@@ -387,17 +389,21 @@ STATEMENTS = [
     "{% for x in undefined_thing %}{{ x }}{% else %}empty{% endfor %}",
     "{% for x in 5 %}{{ x }}{% endfor %}",
     "{% for x in [1,2,3,4] if x is even %}{{ x }}{{ loop.index }}{% endfor %}",
-    "{% for x in [1,2,3,4] %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 4 %}{% break %}{% endif %}{{ x }}{% endfor %}",
+    "{% for x in [1,2,3,4] %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 4 %}{% break %}"
+    "{% endif %}{{ x }}{% endfor %}",
     "{% for x in [1,2,3] %}{{ loop.previtem }}-{{ loop.nextitem }};{% endfor %}",
     "{% for x in [1,1,2] %}{{ loop.changed(x) }}{{ loop.cycle('a','b') }}{% endfor %}",
-    "{% for x in [[1,[2]],[3]] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% endfor %}",
-    "{% set ns = namespace(a=1, b='') %}{% for m in messages %}{% set ns.a = ns.a + 1 %}{% set ns.b = ns.b + m.role[0] %}{% endfor %}{{ ns.a }}{{ ns.b }}",
+    "{% for x in [[1,[2]],[3]] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}"
+    "{{ x }}{% endif %}{% endfor %}",
+    "{% set ns = namespace(a=1, b='') %}{% for m in messages %}{% set ns.a = ns.a + 1 %}"
+    "{% set ns.b = ns.b + m.role[0] %}{% endfor %}{{ ns.a }}{{ ns.b }}",
     "{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{% endfor %}{{ x }}",
     "{% set x = 1 %}{% if true %}{% set x = 2 %}{% endif %}{{ x }}",
     "{% set a, b = 1, 2 %}{{ a }}{{ b }}",
     "{% set x %}block {{ 1 }}\n{% endset %}[{{ x }}]",
     "{% set x | upper %}block{% endset %}{{ x }}",
-    "{% macro f(a, b=2, c='x') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(1) }}|{{ f(1, c=3) }}|{{ f(1, 2, 3) }}",
+    "{% macro f(a, b=2, c='x') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(1) }}|{{ f(1, c=3) }}"
+    "|{{ f(1, 2, 3) }}",
     "{% macro f(a) %}{{ a }}{% endmacro %}{{ f() }}|{{ f(none) }}",
     "{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}",
     "{% macro f() %}  x\n{% endmacro %}[{{ f()|trim }}]{{ f()|length }}",
@@ -413,7 +419,8 @@ STATEMENTS = [
     "  {%+ if true %}x{% endif %}",
     "x {# c #} y\n  {# c #}\nz",
     "{#- c -#}  x",
-    "{% if messages[0].content is string and '<b>' in messages[0].content %}y{% else %}n{% endif %}",
+    "{% if messages[0].content is string and '<b>' in messages[0].content %}y{% else %}"
+    "n{% endif %}",
     "{% if not x is defined %}u{% endif %}",
     "{% if x %}a{% elif [] %}b{% elif 0 %}c{% elif '' %}d{% else %}e{% endif %}",
     "{% generation %}a{% endgeneration %}b",
@@ -428,9 +435,11 @@ STATEMENTS = [
     "{{ nonsense(1) }}",
     "a\r\nb{{ 'c\r\nd' }}\r\n",
     "{{ {'a': {'b': 1}}['a']['b'] }}{{ {} }}",
-    "{%- set r = {'user': 'U', 'assistant': 'A'} -%}{% for m in messages %}{{ r.get(m.role, '?') }}{{ r[m.role] if m.role in r }}{% endfor %}",
+    "{%- set r = {'user': 'U', 'assistant': 'A'} -%}{% for m in messages %}"
+    "{{ r.get(m.role, '?') }}{{ r[m.role] if m.role in r }}{% endfor %}",
     "{% set l = [] %}{% for m in messages %}{% set l = l + [m.role] %}{% endfor %}{{ l }}",
-    "{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}{% endfor %}{{ ns.l }}",
+    "{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}"
+    "{% endfor %}{{ ns.l }}",
     "{% set s = messages[0].content.split('<') %}{{ s[1] }}|{{ s|length }}|{{ s[-1]|trim }}",
     "{% do [] %}",
     "{% include 'x' %}",
@@ -443,7 +452,8 @@ STATEMENTS = [
     "{% for m in messages|reverse %}{{ m.role }}{% endfor %}",
     "{% for i in range(messages|length - 1, -1, -1) %}{{ messages[i].role }}{% endfor %}",
     "{% for k, v in tools[0].function.parameters.properties|dictsort %}{{ k }}{{ v }}{% endfor %}",
-    "{% for a in [[1,2],[3]] %}{% for b in a %}{{ loop.index }}{{ b }}{% endfor %}{{ loop.index }}{% endfor %}",
+    "{% for a in [[1,2],[3]] %}{% for b in a %}{{ loop.index }}{{ b }}{% endfor %}"
+    "{{ loop.index }}{% endfor %}",
     "{% set x = messages[0].content if messages[0].content is string else '' %}{{ x|trim }}",
     "{{ messages[0]['content'][0:3] + messages[0]['role'] }}",
     "{% if 'x' is in messages[0].content %}in{% endif %}",

@@ -160,7 +160,7 @@ impl<'a> Text<'a> {
     fn classify(&self, method: &str) -> Option<bool> {
         let all =
             |test: fn(char) -> bool| !self.plain.is_empty() && self.plain.iter().all(|&c| test(c));
-        let any = |test: fn(&char) -> bool| self.plain.iter().any(|c| test(c));
+        let any = |test: fn(&char) -> bool| self.plain.iter().any(test);
         Some(match method {
             "isspace" => all(is_space),
             "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),

@@ -1,7 +1,7 @@
 //! What can go wrong while a model runs.
 
 use crate::tokenizer::TokenizerError;
-use aios_kernels::{CacheType, IsaError, MatrixError};
+use aios_kernels::{CacheType, IsaError};
 use aios_residency::OutOfMemory;
 use std::sync::Arc;
 
@@ -77,9 +77,6 @@ pub enum EngineError {
     /// The processor lacks the instruction set.
     #[error(transparent)]
     Isa(#[from] IsaError),
-    /// A matrix does not have the bytes that its shape needs.
-    #[error(transparent)]
-    Matrix(#[from] MatrixError),
     /// The system does not start threads.
     #[error("the system does not start {threads} threads: {source}")]
     Threads {

@@ -2,7 +2,7 @@
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
-use crate::model::{Ffn, FfnInput, Layer, Model, Projection, Tensor};
+use crate::model::{Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor};
 use crate::rope::{Rope, RopeTable};
 use aios_contract::{BlockLayout, ModelConfig};
 use aios_kernels::{
@@ -126,16 +126,16 @@ impl Context {
 
     /// `outs[i]` = `projections[i]` · x (+ bias), for projections that share the input `x`,
     /// \[n\]\[len\]. The input is quantised once for each kind of scale that the weights need.
-    fn project(
+    fn project<const N: usize>(
         &mut self,
         (blocks, ledger): (&BlockTable, &mut Ledger),
         x: &[f32],
         len: usize,
-        list: &mut [(&Tensor, Option<&[f32]>, &mut [f32])],
-    ) -> Result<(), EngineError> {
+        mut list: [(&Tensor, Option<&[f32]>, &mut [f32]); N],
+    ) {
         let pool = self.pool();
         let needs = |block| {
-            list.iter().any(|(tensor, ..)| scale_block(tensor.dtype) == Some(block)) && !self.exact
+            !self.exact && list.iter().any(|(tensor, ..)| scale_block(tensor.dtype) == Some(block))
         };
         let (needs32, needs256) = (needs(ScaleBlock::B32), needs(ScaleBlock::B256));
         if needs32 {
@@ -151,24 +151,22 @@ impl Context {
             q256: needs256.then_some(&self.q256),
             exact: self.exact,
         };
-        let mut products: [Option<Product<'_>>; 4] = [const { None }; 4];
-        for ((tensor, _, out), product) in list.iter_mut().zip(&mut products) {
+        let mut products = list.each_mut().map(|(tensor, _, out)| {
             ledger.read(blocks.block(tensor.id).name, tensor.bytes());
-            *product = Some(Product { weights: tensor.matrix(blocks)?, out });
-        }
-        matmul(self.isa, &pool, input, products.iter_mut().flatten());
+            Product { weights: tensor.matrix(blocks), out }
+        });
+        matmul(self.isa, &pool, input, &mut products);
         for (_, bias, out) in list {
             if let Some(bias) = bias {
                 add_to_rows(self.isa, out, bias);
             }
         }
-        Ok(())
     }
 }
 
 impl Projection {
     /// An entry of [`Context::project`]'s list.
-    fn into<'a>(&'a self, out: &'a mut [f32]) -> (&'a Tensor, Option<&'a [f32]>, &'a mut [f32]) {
+    fn entry<'a>(&'a self, out: &'a mut [f32]) -> (&'a Tensor, Option<&'a [f32]>, &'a mut [f32]) {
         (&self.tensor, self.bias.as_deref(), out)
     }
 }
@@ -310,14 +308,14 @@ impl Executor {
         self.context.single = n == 1;
         self.ledger.start_pass(phase, n);
         self.resize(n);
-        self.embed(&model, tokens)?;
+        self.embed(&model, tokens);
         let ropes = model.ropes(self.cache.context());
         self.state.global_rope.fill(&ropes.global, start, n);
         if let Some(local) = &ropes.local {
             self.state.local_rope.fill(local, start, n);
         }
         for (index, layer) in model.weights().layers.iter().enumerate() {
-            self.layer(&model, index, layer, start)?;
+            self.layer(&model, index, layer, start);
         }
         self.len += n;
         match want {
@@ -348,9 +346,9 @@ impl Executor {
     }
 
     /// x = rows of the embedding, times its factor.
-    fn embed(&mut self, model: &Model, tokens: &[u32]) -> Result<(), EngineError> {
+    fn embed(&mut self, model: &Model, tokens: &[u32]) {
         let (config, tensor) = (model.config(), &model.weights().embedding);
-        let matrix = tensor.matrix(model.blocks())?;
+        let matrix = tensor.matrix(model.blocks());
         for (token, x) in tokens.iter().zip(self.state.x.chunks_exact_mut(config.d_model)) {
             let row = matrix.row_range(*token as usize, 1);
             self.ledger.read(model.blocks().block(tensor.id).name, row.bytes().len());
@@ -360,7 +358,6 @@ impl Executor {
         if let Some(factor) = config.embedding_scale {
             scale(self.context.isa, &mut self.state.x, factor);
         }
-        Ok(())
     }
 
     /// One layer: attention and feed-forward, added to the residual stream.
@@ -370,18 +367,17 @@ impl Executor {
         index: usize,
         layer: &Layer,
         start: usize,
-    ) -> Result<(), EngineError> {
+    ) {
         let config = model.config();
         let isa = self.context.isa;
         let pool = self.context.pool();
-        let post = |norm: &Option<_>, branch: &mut [f32]| {
-            let norm: &Option<crate::model::NormWeights> = norm;
+        let post = |norm: &Option<NormWeights>, branch: &mut [f32]| {
             if let Some(weights) = norm {
                 norm_in_place(isa, &pool, weights.with(config.norm), branch);
             }
         };
         norm(isa, &pool, layer.attn_norm.with(config.norm), &self.state.x, &mut self.state.normed);
-        self.attention(model, index, layer, start)?;
+        self.attention(model, index, layer, start);
         post(&layer.attn_post_norm, &mut self.state.branch);
         if config.block != BlockLayout::Parallel {
             add(isa, &mut self.state.x, &self.state.branch);
@@ -392,10 +388,9 @@ impl Executor {
         if config.block == BlockLayout::Parallel {
             add(isa, &mut self.state.x, &self.state.branch);
         }
-        self.feed_forward(model, &layer.ffn)?;
+        self.feed_forward(model, &layer.ffn);
         post(&layer.ffn.post_norm, &mut self.state.branch);
         add(isa, &mut self.state.x, &self.state.branch);
-        Ok(())
     }
 
     /// branch = o · attention(q, k, v) of the normed stream.
@@ -405,14 +400,14 @@ impl Executor {
         index: usize,
         layer: &Layer,
         start: usize,
-    ) -> Result<(), EngineError> {
+    ) {
         let Self { context, state, cache, ledger, .. } = self;
         let State { normed, branch, q, k, v, attended, scratch, .. } = state;
         let (config, blocks) = (model.config(), model.blocks());
         let attention = &config.attention;
         let (isa, pool) = (context.isa, context.pool());
-        let mut qkv = [layer.q.into(q), layer.k.into(k), layer.v.into(v)];
-        context.project((blocks, ledger), normed, config.d_model, &mut qkv)?;
+        let qkv = [layer.q.entry(q), layer.k.entry(k), layer.v.entry(v)];
+        context.project((blocks, ledger), normed, config.d_model, qkv);
         for (norm, heads) in [(&layer.q_norm, &mut *q), (&layer.k_norm, &mut *k)] {
             if let Some(norm) = norm {
                 norm_in_place(isa, &pool, norm.with(config.norm), heads);
@@ -436,11 +431,11 @@ impl Executor {
         attend(isa, &pool, params, cache.layer(index), start, q, attended, scratch);
         count_cache(ledger, cache, start, k.len() / config.k_len(), params.window);
         let len = attention.heads * attention.value_len;
-        context.project((blocks, ledger), attended, len, &mut [layer.o.into(branch)])
+        context.project((blocks, ledger), attended, len, [layer.o.entry(branch)]);
     }
 
     /// branch = down · act(gate · x) ⊙ (up · x) of the normed stream, or down · act(up · x).
-    fn feed_forward(&mut self, model: &Model, ffn: &Ffn) -> Result<(), EngineError> {
+    fn feed_forward(&mut self, model: &Model, ffn: &Ffn) {
         let Self { context, state, ledger, .. } = self;
         let State { normed, branch, gate, up, .. } = state;
         let (config, blocks) = (model.config(), model.blocks());
@@ -448,17 +443,17 @@ impl Executor {
         let (function, len) = (config.ffn.activation, config.ffn.len);
         match &ffn.input {
             FfnInput::Gated { gate: gate_weights, up: up_weights } => {
-                let mut both = [gate_weights.into(gate), up_weights.into(up)];
-                context.project((blocks, ledger), normed, config.d_model, &mut both)?;
+                let both = [gate_weights.entry(gate), up_weights.entry(up)];
+                context.project((blocks, ledger), normed, config.d_model, both);
                 activate(isa, &pool, function, Gate::Apart(gate), len, up);
             }
             FfnInput::Plain { up: up_weights } => {
-                let mut one = [up_weights.into(up)];
-                context.project((blocks, ledger), normed, config.d_model, &mut one)?;
+                let one = [up_weights.entry(up)];
+                context.project((blocks, ledger), normed, config.d_model, one);
                 activate(isa, &pool, function, Gate::None, len, up);
             }
         }
-        context.project((blocks, ledger), up, len, &mut [ffn.down.into(branch)])
+        context.project((blocks, ledger), up, len, [ffn.down.entry(branch)]);
     }
 
     /// Final norm, head and soft cap for the given rows of the pass, a few at a time.
@@ -479,8 +474,8 @@ impl Executor {
             let normed = &mut state.normed[..count * d];
             norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
             state.logits.resize(count * config.vocab, 0.0);
-            let mut head = [(&weights.head, None, &mut state.logits[..])];
-            context.project((model.blocks(), ledger), normed, d, &mut head)?;
+            let head = [(&weights.head, None, &mut state.logits[..])];
+            context.project((model.blocks(), ledger), normed, d, head);
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
             }

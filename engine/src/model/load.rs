@@ -7,7 +7,7 @@ use crate::arch::{ConfigError, read_config};
 use crate::gguf::{Escaped, Gguf, GgufError, Metadata, SplitSet, TensorInfo};
 use crate::rope::Ropes;
 use aios_contract::{BlockLayout, DType, FfnLayout, ModelConfig, NormKind, Role, TensorName};
-use aios_kernels::{Isa, ShapeError, dequantize};
+use aios_kernels::{Isa, MatrixError, ShapeError, dequantize};
 use aios_residency::{BlockTable, MapError, Mapping, RangeError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,6 +91,14 @@ pub enum TensorError {
         name: String,
         /// The mismatch.
         source: ShapeError,
+    },
+    /// Its bytes are not those of its shape.
+    #[error("tensor {name}: {source}")]
+    Matrix {
+        /// Its GGUF name.
+        name: String,
+        /// The mismatch.
+        source: MatrixError,
     },
     /// Its range is not within its file.
     #[error("tensor {name}: {source}")]
@@ -209,7 +217,11 @@ impl<'a> Loader<'a> {
         let range = bound(info.range.start)..bound(info.range.end);
         let id = self.blocks.insert(name, info.dtype, part, range);
         let id = id.map_err(|source| TensorError::Range { name: gguf_name(), source })?;
-        Ok(Some(Tensor { id, dtype: info.dtype, total_rows: rows, first: 0, rows, cols }))
+        let tensor = Tensor { id, dtype: info.dtype, total_rows: rows, first: 0, rows, cols };
+        tensor
+            .whole(&self.blocks)
+            .map_err(|source| TensorError::Matrix { name: gguf_name(), source })?;
+        Ok(Some(tensor))
     }
 
     fn take(

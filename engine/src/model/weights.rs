@@ -19,10 +19,21 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// The matrix, checked when the model was loaded.
-    pub(crate) fn matrix<'a>(&self, blocks: &'a BlockTable) -> Result<Matrix<'a>, MatrixError> {
-        let whole = Matrix::new(self.dtype, self.total_rows, self.cols, blocks.resolve(self.id))?;
-        Ok(whole.row_range(self.first, self.rows))
+    /// The matrix of the whole tensor.
+    ///
+    /// # Errors
+    /// If the block does not have the bytes that the shape needs.
+    pub(crate) fn whole<'a>(&self, blocks: &'a BlockTable) -> Result<Matrix<'a>, MatrixError> {
+        Matrix::new(self.dtype, self.total_rows, self.cols, blocks.resolve(self.id))
+    }
+
+    /// The rows that are meant.
+    ///
+    /// # Panics
+    /// If [`Self::whole`] fails; loading has seen that it does not.
+    pub(crate) fn matrix<'a>(&self, blocks: &'a BlockTable) -> Matrix<'a> {
+        let whole = self.whole(blocks).expect("checked when the model was loaded");
+        whole.row_range(self.first, self.rows)
     }
 
     /// Bytes of the rows that are meant.

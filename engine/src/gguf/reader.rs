@@ -184,29 +184,25 @@ fn records(
             .name(TENSOR_NAME_BYTES_MAX)
             .map_err(|fault| fault.at(Field::TensorName { index }))?
             .to_owned();
-        match record(cursor, alignment) {
-            Ok((shape, dtype, bytes, offset)) => {
-                records.push(Record { name, shape, dtype, bytes, offset });
-            }
-            Err((part, fault)) => return Err(fault.at(Field::Tensor { name, part })),
-        }
+        records.push(record(cursor, name, alignment)?);
     }
     Ok(records)
 }
 
-/// Reads what follows the name: shape, type, size in bytes and offset.
-fn record(
-    cursor: &mut Cursor<'_>,
-    alignment: u64,
-) -> Result<(Vec<u64>, DType, u64, u64), (TensorPart, Fault)> {
-    let shape = shape(cursor).map_err(|fault| (TensorPart::Shape, fault))?;
-    let dtype = dtype(cursor).map_err(|fault| (TensorPart::DType, fault))?;
-    let bytes = tensor_bytes(&shape, dtype).map_err(|fault| (TensorPart::Shape, fault))?;
-    let offset = cursor.u64().map_err(|fault| (TensorPart::Data, fault))?;
+/// Reads what follows the name: shape, type and offset.
+fn record(cursor: &mut Cursor<'_>, name: String, alignment: u64) -> Result<Record, GgufError> {
+    let at = |part| {
+        let name = &name;
+        move |fault: Fault| fault.at(Field::Tensor { name: name.clone(), part })
+    };
+    let shape = shape(cursor).map_err(at(TensorPart::Shape))?;
+    let dtype = dtype(cursor).map_err(at(TensorPart::DType))?;
+    let bytes = tensor_bytes(&shape, dtype).map_err(at(TensorPart::Shape))?;
+    let offset = cursor.u64().map_err(at(TensorPart::Data))?;
     if !offset.is_multiple_of(alignment) {
-        return Err((TensorPart::Data, Fault::Misaligned { offset, alignment }));
+        return Err(at(TensorPart::Data)(Fault::Misaligned { offset, alignment }));
     }
-    Ok((shape, dtype, bytes, offset))
+    Ok(Record { name, shape, dtype, bytes, offset })
 }
 
 fn shape(cursor: &mut Cursor<'_>) -> Result<Vec<u64>, Fault> {
@@ -237,8 +233,7 @@ fn dtype(cursor: &mut Cursor<'_>) -> Result<DType, Fault> {
 }
 
 /// The bytes that a tensor of this shape, of 1 to 4 dimensions, takes. The number of elements must
-/// fit 64 bits too, so
-/// that nothing downstream has to fear for it.
+/// fit 64 bits too, so that nothing downstream has to fear for it.
 pub(super) fn tensor_bytes(shape: &[u64], dtype: DType) -> Result<u64, Fault> {
     if let Some(axis) = shape.iter().position(|&dim| dim == 0) {
         return Err(Fault::ZeroDimension { axis });

@@ -44,7 +44,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// What G4 allows for a header that is no longer than `len` bytes.
 fn heap_bytes_max(len: usize) -> isize {
-    6 * len as isize + 1024
+    5 * len as isize + 1024
 }
 
 /// Parses `file` and checks all that holds for any input.

@@ -215,33 +215,27 @@ impl Piece<'_, '_> {
     }
 }
 
-/// A piece whose weights have the format `F`, of one of the three kinds.
-struct FloatPiece<'a, 'b, F>(Piece<'a, 'b>, PhantomData<F>);
-struct Piece32<'a, 'b, F>(Piece<'a, 'b>, PhantomData<F>);
-struct Piece256<'a, 'b, F>(Piece<'a, 'b>, PhantomData<F>);
+/// A piece whose weights have the format `F`, of one of the two quantised kinds.
+struct Piece32<'a, 'b, F>(Piece<'a, 'b>, &'b QuantRows, PhantomData<F>);
+struct Piece256<'a, 'b, F>(Piece<'a, 'b>, &'b QuantRows, PhantomData<F>);
 
 impl Visitor for Piece<'_, '_> {
     type Output = ();
 
     fn float<F: Float>(self) {
-        self.isa.run(FloatPiece::<F>(self, PhantomData));
+        rows::floats(&self);
     }
     fn blocks32<F: Format32>(self) {
-        self.isa.run(Piece32::<F>(self, PhantomData));
+        match self.input.q32.filter(|_| !self.input.exact) {
+            None => rows::floats(&self),
+            Some(x) => self.isa.run(Piece32::<F>(self, x, PhantomData)),
+        }
     }
     fn blocks256<F: Format256>(self) {
-        self.isa.run(Piece256::<F>(self, PhantomData));
-    }
-}
-
-impl<F: Float> Op for FloatPiece<'_, '_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        rows::dequantized(simd, &self.0, |bytes, out| {
-            format::convert::<F, S>(simd, format::blocks(bytes), out);
-        });
+        match self.input.q256.filter(|_| !self.input.exact) {
+            None => rows::floats(&self),
+            Some(x) => self.isa.run(Piece256::<F>(self, x, PhantomData)),
+        }
     }
 }
 
@@ -250,13 +244,11 @@ impl<F: Format32> Op for Piece32<'_, '_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let piece = &self.0;
-        match piece.input.q32.filter(|_| !piece.input.exact) {
-            None => rows::dequantized(simd, piece, |bytes, out| {
-                format::dequantize32::<F, S>(simd, format::blocks(bytes), out);
-            }),
-            Some(x) if piece.input.rows() < TILE_FROM => rows::rows32::<F, S>(simd, piece, x),
-            Some(x) => tile::tile32::<F, S>(simd, piece, x),
+        let Self(piece, x, _) = self;
+        if piece.input.rows() < TILE_FROM {
+            rows::rows32::<F, S>(simd, &piece, x);
+        } else {
+            tile::tile32::<F, S>(simd, &piece, x);
         }
     }
 }
@@ -266,13 +258,11 @@ impl<F: Format256> Op for Piece256<'_, '_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let piece = &self.0;
-        match piece.input.q256.filter(|_| !piece.input.exact) {
-            None => rows::dequantized(simd, piece, |bytes, out| {
-                format::dequantize256::<F, S>(simd, format::blocks(bytes), out);
-            }),
-            Some(x) if piece.input.rows() < TILE_FROM => rows::rows256::<F, S>(simd, piece, x),
-            Some(x) => tile::tile256::<F, S>(simd, piece, x),
+        let Self(piece, x, _) = self;
+        if piece.input.rows() < TILE_FROM {
+            rows::rows256::<F, S>(simd, &piece, x);
+        } else {
+            tile::tile256::<F, S>(simd, &piece, x);
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use super::Piece;
 use crate::act::{QuantRow, QuantRows};
+use crate::dequantize::dequantize;
 use crate::format::{self, Format32, Format256, Super, f16_pair};
+use crate::isa::Op;
 use crate::simd::{LANES, Simd, padded};
 
 /// Activation rows that share one unpacking of a weight row.
-const COLUMNS: usize = 4;
+const COLUMNS: usize = 3;
 
-/// Calls `$body` with `$c` a constant from 1 to 4 for each group of activation rows.
+/// Calls `$body` with `$c` a constant from 1 to 3 for each group of activation rows.
 macro_rules! for_columns {
     ($n:expr, |$first:ident, $c:ident| $body:expr) => {{
         let mut $first = 0;
@@ -147,24 +149,36 @@ fn row256<F: Format256, S: Simd, const C: usize>(
     acc
 }
 
-/// Float weights, and any format in exact mode: `widen` turns a row's bytes into floats.
-#[inline(always)]
-pub(super) fn dequantized<S: Simd>(
-    simd: S,
-    piece: &Piece<'_, '_>,
-    widen: impl Fn(&[u8], &mut [f32]),
-) {
+/// Float weights, and any format in exact mode: each row is turned into floats first.
+pub(super) fn floats(piece: &Piece<'_, '_>) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
-    let len = weights.cols;
-    let x = piece.input.x;
-    let mut floats = vec![0.0; len];
+    let mut floats = vec![0.0; weights.cols];
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        widen(bytes, &mut floats);
+        dequantize(piece.isa, weights.dtype, bytes, &mut floats)
+            .expect("a row of a checked matrix has the bytes of its elements");
+        piece.isa.run(FloatRow { piece, row, w: &floats });
+    }
+}
+
+/// One row of floats against every activation row.
+struct FloatRow<'a, 'b> {
+    piece: &'b Piece<'a, 'b>,
+    row: usize,
+    w: &'b [f32],
+}
+
+impl Op for FloatRow<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { piece, row, w } = self;
+        let x = piece.input.x;
         for_columns!(piece.input.rows(), |first, C| {
             let x: [&[f32]; C] =
-                std::array::from_fn(|c| &x[(first + c) * len..(first + c + 1) * len]);
-            for (c, sum) in dot_floats(simd, &floats, &x).into_iter().enumerate() {
+                std::array::from_fn(|c| &x[(first + c) * w.len()..(first + c + 1) * w.len()]);
+            for (c, sum) in dot_floats(simd, w, &x).into_iter().enumerate() {
                 piece.out(first + c, row, 1)[0] = sum;
             }
         });

@@ -1,0 +1,157 @@
+//! The logits against a peer's and against an independent computation in f32 (SPEC.md, N10).
+
+use aios_engine::{Executor, ExecutorOptions, Model, Want, argmax};
+use aios_residency::Phase;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Deserialize)]
+struct Position {
+    top: Vec<(u32, f64)>,
+}
+
+#[derive(Deserialize)]
+struct Run {
+    positions: Vec<Position>,
+    greedy: Vec<(u32, f64)>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    case: String,
+    ids: Vec<u32>,
+    peer_int8: Run,
+    exact_f32: Option<Run>,
+}
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata")
+}
+
+fn cases(name: &str) -> Vec<Case> {
+    let path = testdata().join("logits").join(format!("{name}.jsonl"));
+    let text = std::fs::read_to_string(&path).expect("golden logits");
+    text.lines().map(|line| serde_json::from_str(line).expect("a golden case")).collect()
+}
+
+/// All prompt positions' logits, and greedy ids.
+fn run(model: &Arc<Model>, case: &Case, exact: bool) -> (Vec<Vec<f32>>, Vec<u32>) {
+    let steps = case.peer_int8.greedy.len();
+    let mut options = ExecutorOptions::new(case.ids.len() + steps);
+    options.exact = exact;
+    let mut executor = Executor::new(Arc::clone(model), options).expect("an executor");
+    let mut rows = Vec::new();
+    let mut sink = |_: usize, row: &[f32]| {
+        rows.push(row.to_vec());
+        Ok(())
+    };
+    executor.forward(&case.ids, Phase::Prefill, Want::All, &mut sink).expect("a pass");
+    let mut next = argmax(rows.last().expect("a position")).0;
+    let mut greedy = vec![next];
+    while greedy.len() < steps {
+        let mut sink = |_: usize, row: &[f32]| {
+            next = argmax(row).0;
+            Ok(())
+        };
+        let last = *greedy.last().expect("a token");
+        executor.forward(&[last], Phase::Decode, Want::Last, &mut sink).expect("a pass");
+        greedy.push(next);
+    }
+    (rows, greedy)
+}
+
+/// Sum and count of |ours − exact| and of |peer − exact| over the exact top three.
+fn errors(rows: &[Vec<f32>], case: &Case) -> ([f64; 2], usize) {
+    let exact = case.exact_f32.as_ref().expect("exact logits");
+    let (mut sums, mut count) = ([0.0; 2], 0);
+    for ((row, exact), peer) in rows.iter().zip(&exact.positions).zip(&case.peer_int8.positions) {
+        for &(id, logit) in exact.top.iter().take(3) {
+            let Some((_, peer)) = peer.top.iter().find(|entry| entry.0 == id) else { continue };
+            sums[0] += (f64::from(row[id as usize]) - logit).abs();
+            sums[1] += (peer - logit).abs();
+            count += 1;
+        }
+    }
+    (sums, count)
+}
+
+/// Greedy ids must agree up to the first step whose margin is below `margin`.
+fn check_greedy(name: &str, case: &str, ours: &[u32], reference: &[(u32, f64)], margin: f64) {
+    for (step, (our, (id, gap))) in ours.iter().zip(reference).enumerate() {
+        if *gap < margin {
+            return;
+        }
+        assert_eq!(our, id, "{name} {case}: greedy step {step}, margin {gap}");
+    }
+}
+
+const MICRO: [&str; 8] = [
+    "micro-falcon",
+    "micro-falcon-odd",
+    "micro-falcon40",
+    "micro-gemma3",
+    "micro-llama",
+    "micro-phi3",
+    "micro-qwen2",
+    "micro-qwen3",
+];
+
+fn micro(name: &str) -> Arc<Model> {
+    let path = testdata().join("models").join(format!("{name}-q4km.gguf"));
+    Model::load(&path).expect("a micro model")
+}
+
+/// Our error over the peer's, in one file.
+fn ratio(name: &str, model: &Arc<Model>) -> f64 {
+    let (mut sums, mut total) = ([0.0; 2], 0);
+    for case in cases(name) {
+        let (rows, greedy) = run(model, &case, false);
+        match &case.exact_f32 {
+            Some(exact) => {
+                let (sum, count) = errors(&rows, &case);
+                sums = [sums[0] + sum[0], sums[1] + sum[1]];
+                total += count;
+                check_greedy(name, &case.case, &greedy, &exact.greedy, 0.5);
+            }
+            None => check_greedy(name, &case.case, &greedy, &case.peer_int8.greedy, 1.0),
+        }
+    }
+    if total > 0 {
+        println!(
+            "{name:20} ours {:.5}  peer {:.5}  ratio {:.3}",
+            sums[0] / total as f64,
+            sums[1] / total as f64,
+            sums[0] / sums[1]
+        );
+    }
+    sums[0] / sums[1]
+}
+
+#[test]
+fn micro_models_are_as_close_to_exact_as_the_peer() {
+    let ratios = MICRO.map(|name| (name, ratio(name, &micro(name))));
+    for (name, ratio) in ratios {
+        assert!(ratio <= 1.20, "{name}: {ratio}");
+    }
+    let mean = ratios.iter().map(|(_, ratio)| ratio.ln()).sum::<f64>() / ratios.len() as f64;
+    println!("geometric mean {:.3}", mean.exp());
+    assert!(mean.exp() <= 1.05, "geometric mean {}", mean.exp());
+}
+
+#[test]
+fn exact_mode_is_exact_on_micro_models() {
+    for name in MICRO {
+        let model = micro(name);
+        for case in cases(name) {
+            let (rows, _) = run(&model, &case, true);
+            let exact = case.exact_f32.as_ref().expect("exact logits");
+            for (position, (row, exact)) in rows.iter().zip(&exact.positions).enumerate() {
+                for &(id, logit) in &exact.top {
+                    let error = (f64::from(row[id as usize]) - logit).abs();
+                    assert!(error < 2e-3, "{name} {} {position} {id}: {error}", case.case);
+                }
+            }
+        }
+    }
+}

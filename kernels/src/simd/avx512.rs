@@ -344,6 +344,27 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         out
     }
     #[inline(always)]
+    fn nibbles32(self, packed: &[u8; 16]) -> [u8; 32] {
+        let mut out = [0; 32];
+        simd!({
+            let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(packed.as_ptr().cast()));
+            let shifted = _mm256_srlv_epi64(packed, _mm256_setr_epi64x(0, 0, 4, 4));
+            let nibbles = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), nibbles);
+        });
+        out
+    }
+    #[inline(always)]
+    fn widen_twice(self, bytes: [u8; 8]) -> [i16; 16] {
+        let mut out = [0; 16];
+        simd!({
+            let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(bytes));
+            let twice = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(bytes, bytes));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), twice);
+        });
+        out
+    }
+    #[inline(always)]
     fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
         let mut out = [0; 32];
         simd!({

@@ -37,6 +37,9 @@ pub(crate) fn padded(part: &[f32]) -> F32s {
 
 /// The operations of one instruction set.
 ///
+/// In integer products the activations x are within ±127 (−128 has no negative in a byte), and
+/// the result and every part of it fit an i32; the formats' ranges see to that.
+///
 /// All float operations are the IEEE 754 ones with round to nearest even; `fma` rounds once.
 pub(crate) trait Simd: Copy + 'static {
     /// 16 lanes of f32.
@@ -101,6 +104,10 @@ pub(crate) trait Simd: Copy + 'static {
     /// `table[index & 15]` for each of 32 indices.
     fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32];
 
+    /// The low nibbles of the 16 bytes, then their high ones.
+    fn nibbles32(self, packed: &[u8; 16]) -> [u8; 32];
+    /// Element i is `bytes[i / 2]`.
+    fn widen_twice(self, bytes: [u8; 8]) -> [i16; 16];
     /// Byte i is `yes` if bit i of the little-endian `bits` is set, else 0.
     fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32];
 

@@ -174,6 +174,14 @@ impl Simd for Scalar {
         map(*index, |i| table[usize::from(i & 15)].cast_unsigned())
     }
     #[inline(always)]
+    fn nibbles32(self, packed: &[u8; 16]) -> [u8; 32] {
+        std::array::from_fn(|i| if i < 16 { packed[i] & 15 } else { packed[i - 16] >> 4 })
+    }
+    #[inline(always)]
+    fn widen_twice(self, bytes: [u8; 8]) -> [i16; 16] {
+        std::array::from_fn(|i| i16::from(bytes[i / 2]))
+    }
+    #[inline(always)]
     fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
         std::array::from_fn(|i| if (bits[i / 8] >> (i % 8)) & 1 == 1 { yes } else { 0 })
     }

@@ -166,8 +166,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// Turns 16 rows of 64 dwords into 64 columns of 16 dwords.
     fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]);
     /// Adds a sub-block's scaled products to the accumulators of `C` columns: for row lane r and
-    /// column c, acc\[c\]\[r\] += scale\[r\] · Σ_k w\[k\]\[r\] · x\[c\]\[k\], over `w.len()` dwords of 4
-    /// elements. `scale` has each row's scale twice. `ADDS` products of pairs fit an i16.
+    /// column c, acc\[c\]\[r\] += scale\[r\] · Σ_k w\[k\]\[r\] · x\[c\]\[k\], over `w.len()` dwords
+    /// of 4 elements. `scale` has each row's scale twice. `ADDS` products of pairs fit an i16.
     fn tile_u8<const C: usize, const ADDS: usize>(
         self,
         w: &[[u8; 64]],

@@ -307,12 +307,6 @@ impl Simd for Avx2 {
         });
     }
     #[inline(always)]
-    fn load_int(self, x: &[i32; LANES]) -> I {
-        simd!(
-            [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast()),]
-        )
-    }
-    #[inline(always)]
     fn sub_int(self, a: I, b: I) -> I {
         simd!([_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])])
     }

@@ -312,10 +312,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         simd!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
     }
     #[inline(always)]
-    fn load_int(self, x: &[i32; LANES]) -> I {
-        simd!(_mm512_loadu_si512(x.as_ptr().cast()))
-    }
-    #[inline(always)]
     fn sub_int(self, a: I, b: I) -> I {
         simd!(_mm512_sub_epi32(a, b))
     }

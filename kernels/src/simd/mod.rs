@@ -93,8 +93,6 @@ pub(crate) trait Simd: Copy + 'static {
     fn pow2(self, n: Self::I) -> Self::F;
     /// Lanes as integers in memory.
     fn store_int(self, v: Self::I, out: &mut [i32; LANES]);
-    /// Lane i is `x[i]`.
-    fn load_int(self, x: &[i32; LANES]) -> Self::I;
     /// a − b, wrapping.
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// All lanes `x`.

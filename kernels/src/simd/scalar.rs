@@ -154,10 +154,6 @@ impl Simd for Scalar {
         *out = v;
     }
     #[inline(always)]
-    fn load_int(self, x: &[i32; LANES]) -> Self::I {
-        *x
-    }
-    #[inline(always)]
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
         std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
     }

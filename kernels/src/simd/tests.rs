@@ -121,6 +121,13 @@ fn special_floats() -> Vec<f32> {
     positive.into_iter().flat_map(|x| [x, -x]).collect()
 }
 
+/// Integers of at most 24 bits in lanes.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "24 bits are exact")]
+fn load_int<S: Simd>(simd: S, x: &[i32; LANES]) -> S::I {
+    simd.round_to_int(simd.load(&x.map(|x| x as f32)))
+}
+
 /// 16 lanes of `values` from `start` on, around its end.
 fn lanes<T: Copy>(values: &[T], start: usize) -> [T; LANES] {
     std::array::from_fn(|i| values[(start + i) % values.len()])
@@ -215,17 +222,18 @@ impl Op for Conversions<'_> {
         }
         for first in (-126..=112_i32).step_by(LANES - 1) {
             let n = std::array::from_fn(|i| first + i32::from(i.to_le_bytes()[0]));
-            log.vector("pow2", s, s.pow2(s.load_int(&n.map(|n: i32| n.min(127)))));
+            log.vector("pow2", s, s.pow2(load_int(s, &n.map(|n: i32| n.min(127)))));
         }
         for floats in self.floats {
             log.vector_int(format!("round {floats:?}"), s, s.round_to_int(s.load(floats)));
         }
         for (a, b) in self.ints.iter().zip(self.ints.iter().skip(1)) {
-            let [x, y] = [a, b].map(|x| s.load_int(x));
-            log.vector(format!("int_to_float {a:?}"), s, s.int_to_float(x));
-            log.vector_int(format!("sub_int {a:?} {b:?}"), s, s.sub_int(x, y));
-            log.vector_int("splat_int", s, s.splat_int(a[0]));
-            log.ints(format!("reduce_int {a:?}"), [s.reduce_int(x)]);
+            let large = s.splat_int(a[0]);
+            let mixed = s.sub_int(large, load_int(s, &b.map(|x| x >> 8)));
+            log.vector_int(format!("splat_int {a:?}"), s, large);
+            log.vector_int(format!("sub_int {a:?} {b:?}"), s, mixed);
+            log.vector(format!("int_to_float {a:?} {b:?}"), s, s.int_to_float(mixed));
+            log.ints(format!("reduce_int {a:?} {b:?}"), [s.reduce_int(mixed)]);
         }
         log
     }
@@ -443,12 +451,12 @@ impl<const C: usize, const K: usize, const ADDS: usize> Op for Tiles<C, K, ADDS>
             let scale = std::array::from_fn(|i| scales[i / 2]);
             let start = random.array(|r| r.within(-1_000_000, 1_000_000));
             let x = std::array::from_fn(|c| &x[c][..]);
-            let mut acc = [s.load_int(&start); C];
+            let mut acc = [load_int(s, &start); C];
             s.tile_u8::<C, ADDS>(&w, x, &scale, &mut acc);
             for acc in acc {
                 log.vector_int(format!("tile_u8 {C} {K} {ADDS}"), s, acc);
             }
-            let mut acc = [s.load_int(&start); C];
+            let mut acc = [load_int(s, &start); C];
             s.tile_i8::<C>(&signed, x, sums, &scale, &mut acc);
             for acc in acc {
                 log.vector_int(format!("tile_i8 {C} {K}"), s, acc);
@@ -489,7 +497,7 @@ impl Op for Layout {
         for _ in 0..50 {
             let mins: [i16; 32] = random.array(|r| r.short(-4096, 4096));
             let pair = random.array(|r| r.short(-4064, 4064));
-            let acc = s.load_int(&random.array(|r| r.within(-1_000_000, 1_000_000)));
+            let acc = load_int(s, &random.array(|r| r.within(-1_000_000, 1_000_000)));
             log.vector_int("tile_mins", s, s.tile_mins(&mins, pair, acc));
         }
         log

@@ -142,9 +142,9 @@ impl Op for Arithmetic<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Log {
         let mut log = Log::default();
-        for [x, y, z] in self.0 {
+        for (at, [x, y, z]) in self.0.iter().enumerate() {
             let [a, b, c] = [x, y, z].map(|x| s.load(x));
-            let mut entry = |name: &str, v| log.vector(format!("{name} {x:?} {y:?} {z:?}"), s, v);
+            let mut entry = |name: &str, v| log.vector(format!("{name} of input {at}"), s, v);
             entry("load", a);
             entry("splat", s.splat(x[0]));
             entry("add", s.add(a, b));
@@ -224,16 +224,17 @@ impl Op for Conversions<'_> {
             let n = std::array::from_fn(|i| first + i32::from(i.to_le_bytes()[0]));
             log.vector("pow2", s, s.pow2(load_int(s, &n.map(|n: i32| n.min(127)))));
         }
-        for floats in self.floats {
-            log.vector_int(format!("round {floats:?}"), s, s.round_to_int(s.load(floats)));
+        for (at, floats) in self.floats.iter().enumerate() {
+            log.vector_int(format!("round input {at}"), s, s.round_to_int(s.load(floats)));
         }
-        for (a, b) in self.ints.iter().zip(self.ints.iter().skip(1)) {
+        for (at, pair) in self.ints.windows(2).enumerate() {
+            let [a, b] = [pair[0], pair[1]];
             let large = s.splat_int(a[0]);
             let mixed = s.sub_int(large, load_int(s, &b.map(|x| x >> 8)));
-            log.vector_int(format!("splat_int {a:?}"), s, large);
-            log.vector_int(format!("sub_int {a:?} {b:?}"), s, mixed);
-            log.vector(format!("int_to_float {a:?} {b:?}"), s, s.int_to_float(mixed));
-            log.ints(format!("reduce_int {a:?} {b:?}"), [s.reduce_int(mixed)]);
+            log.vector_int(format!("splat_int {at}"), s, large);
+            log.vector_int(format!("sub_int {at}"), s, mixed);
+            log.vector(format!("int_to_float {at}"), s, s.int_to_float(mixed));
+            log.ints(format!("reduce_int {at}"), [s.reduce_int(mixed)]);
         }
         log
     }
@@ -301,10 +302,13 @@ impl Op for ToHalf<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Log {
         let mut log = Log::default();
-        for x in self.0 {
+        for (at, x) in self.0.iter().enumerate() {
             let mut bits = [0; LANES];
             s.store_f16(s.load(x), &mut bits);
-            log.floats(format!("store_f16 {x:?}"), bits.map(|bits| f16::from_bits(bits).to_f32()));
+            log.floats(
+                format!("store_f16 of input {at}"),
+                bits.map(|bits| f16::from_bits(bits).to_f32()),
+            );
         }
         log
     }

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// The elements are not a whole number of blocks.
-    #[error("{elements} elements are not a whole number of {dtype} blocks of {}", dtype.block_len())]
+    #[error("{elements} elements are no whole number of {dtype} blocks of {}", dtype.block_len())]
     PartialBlock {
         /// The weights' dtype.
         dtype: DType,

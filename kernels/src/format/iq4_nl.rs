@@ -28,17 +28,6 @@ const _: () = assert!(size_of::<Block>() == DType::IQ4_NL.block_bytes());
 pub(super) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// The values of 32 indices, packed as in a block of IQ4_NL.
-#[inline(always)]
-pub(super) fn unpack_values<S: Simd>(simd: S, qs: &[u8], out: &mut [u8]) {
-    let mut index = [0; 32];
-    for i in 0..16 {
-        index[i] = qs[i] & 15;
-        index[i + 16] = qs[i] >> 4;
-    }
-    out.copy_from_slice(&simd.lookup32(&index, &VALUES));
-}
-
 impl Format32 for Iq4Nl {
     const DTYPE: DType = DType::IQ4_NL;
     const SIGNED: bool = true;
@@ -46,7 +35,7 @@ impl Format32 for Iq4Nl {
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Block, out: &mut [u8; 32]) -> [u16; 2] {
-        unpack_values(simd, &block.qs, out);
+        *out = simd.lookup32(&simd.nibbles32(&block.qs), &VALUES);
         [u16::from_le_bytes(block.d), 0]
     }
 }

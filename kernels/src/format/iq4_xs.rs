@@ -9,7 +9,7 @@
 //! scales_h    = Σ_s (e[s] >> 4) << 2s                   (s < 8)
 //! ```
 
-use super::{Format256, Super, iq4_nl};
+use super::{Format256, Super, iq4_nl::VALUES};
 use crate::simd::Simd;
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};
@@ -24,10 +24,25 @@ pub(crate) struct Block {
     d: [u8; 2],
     scales_h: [u8; 2],
     scales_l: [u8; 4],
-    qs: [u8; 128],
+    qs: [[u8; 16]; 8],
 }
 
 const _: () = assert!(size_of::<Block>() == DType::IQ4_XS.block_bytes());
+
+/// The eight scales of six bits, whose numbers are 32 too large in the file. Each step moves the
+/// upper half of every run of fields to where its place is among the bytes of a word.
+#[inline(always)]
+fn spread_scales(low: [u8; 4], high: [u8; 2]) -> [u8; 8] {
+    let mut low = u64::from(u32::from_le_bytes(low));
+    low = (low | (low << 16)) & 0x0000_ffff_0000_ffff;
+    low = (low | (low << 8)) & 0x00ff_00ff_00ff_00ff;
+    low = (low | (low << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    let mut high = u64::from(u16::from_le_bytes(high));
+    high = (high | (high << 24)) & 0x0000_00ff_0000_00ff;
+    high = (high | (high << 12)) & 0x000f_000f_000f_000f;
+    high = (high | (high << 6)) & 0x0303_0303_0303_0303;
+    (low | (high << 4)).to_le_bytes()
+}
 
 impl Format256 for Iq4Xs {
     const DTYPE: DType = DType::IQ4_XS;
@@ -38,18 +53,12 @@ impl Format256 for Iq4Xs {
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Block, out: &mut Super) {
-        let low = u32::from_le_bytes(block.scales_l);
-        let high = u16::from_le_bytes(block.scales_h);
-        out.scales = std::array::from_fn(|g| {
-            let s = g / 2;
-            let [low, ..] = ((low >> (4 * s)) & 15).to_le_bytes();
-            let [high, _] = ((high >> (2 * s)) & 3).to_le_bytes();
-            i16::from(low | (high << 4)) - 32
-        });
+        let biased = spread_scales(block.scales_l, block.scales_h);
+        out.scales = simd.widen_twice(biased).map(|scale| scale - 32);
         out.mins = [0; 16];
         out.d = [u16::from_le_bytes(block.d), 0];
-        for (qs, out) in block.qs.chunks_exact(16).zip(out.w.chunks_exact_mut(32)) {
-            iq4_nl::unpack_values(simd, qs, out);
+        for (qs, out) in block.qs.iter().zip(out.w.chunks_exact_mut(32)) {
+            out.copy_from_slice(&simd.lookup32(&simd.nibbles32(qs), &VALUES));
         }
     }
 }

@@ -42,22 +42,47 @@ pub(crate) trait Visitor {
 #[inline]
 pub(crate) fn visit<V: Visitor>(dtype: DType, visitor: V) -> V::Output {
     match dtype {
-        DType::F32 => visitor.float::<float::F32>(),
-        DType::F16 => visitor.float::<float::F16>(),
-        DType::BF16 => visitor.float::<float::Bf16>(),
-        DType::Q4_0 => visitor.blocks32::<q4_0::Q4_0>(),
-        DType::Q4_1 => visitor.blocks32::<q4_1::Q4_1>(),
-        DType::Q5_0 => visitor.blocks32::<q5_0::Q5_0>(),
-        DType::Q5_1 => visitor.blocks32::<q5_1::Q5_1>(),
-        DType::Q8_0 => visitor.blocks32::<q8_0::Q8_0>(),
-        DType::Q2_K => visitor.blocks256::<q2_k::Q2K>(),
-        DType::Q3_K => visitor.blocks256::<q3_k::Q3K>(),
-        DType::Q4_K => visitor.blocks256::<q4_k::Q4K>(),
-        DType::Q5_K => visitor.blocks256::<q5_k::Q5K>(),
-        DType::Q6_K => visitor.blocks256::<q6_k::Q6K>(),
-        DType::IQ4_NL => visitor.blocks32::<iq4_nl::Iq4Nl>(),
-        DType::IQ4_XS => visitor.blocks256::<iq4_xs::Iq4Xs>(),
+        DType::F32 => float::<V, float::F32>(visitor),
+        DType::F16 => float::<V, float::F16>(visitor),
+        DType::BF16 => float::<V, float::Bf16>(visitor),
+        DType::Q4_0 => blocks32::<V, q4_0::Q4_0>(visitor),
+        DType::Q4_1 => blocks32::<V, q4_1::Q4_1>(visitor),
+        DType::Q5_0 => blocks32::<V, q5_0::Q5_0>(visitor),
+        DType::Q5_1 => blocks32::<V, q5_1::Q5_1>(visitor),
+        DType::Q8_0 => blocks32::<V, q8_0::Q8_0>(visitor),
+        DType::Q2_K => blocks256::<V, q2_k::Q2K>(visitor),
+        DType::Q3_K => blocks256::<V, q3_k::Q3K>(visitor),
+        DType::Q4_K => blocks256::<V, q4_k::Q4K>(visitor),
+        DType::Q5_K => blocks256::<V, q5_k::Q5K>(visitor),
+        DType::Q6_K => blocks256::<V, q6_k::Q6K>(visitor),
+        DType::IQ4_NL => blocks32::<V, iq4_nl::Iq4Nl>(visitor),
+        DType::IQ4_XS => blocks256::<V, iq4_xs::Iq4Xs>(visitor),
     }
+}
+
+// Each of these checks at compile time what a format says of itself before it hands it over.
+
+#[inline]
+fn float<V: Visitor, F: Float>(visitor: V) -> V::Output {
+    const { assert!(F::DTYPE.block_len() == 1) };
+    const { assert!(size_of::<F::Element>() == F::DTYPE.block_bytes()) };
+    visitor.float::<F>()
+}
+
+#[inline]
+fn blocks32<V: Visitor, F: Format32>(visitor: V) -> V::Output {
+    const { assert!(F::DTYPE.block_len() == 32) };
+    const { assert!(size_of::<F::Block>() == F::DTYPE.block_bytes()) };
+    const { assert!(F::MAX <= 127 && !(F::HAS_MIN && (F::SIGNED || F::OFFSET != 0))) };
+    visitor.blocks32::<F>()
+}
+
+#[inline]
+fn blocks256<V: Visitor, F: Format256>(visitor: V) -> V::Output {
+    const { assert!(F::DTYPE.block_len() == 256) };
+    const { assert!(size_of::<F::Block>() == F::DTYPE.block_bytes()) };
+    const { assert!(F::MAX <= 127 && !(F::HAS_MIN && (F::SIGNED || F::OFFSET != 0))) };
+    visitor.blocks256::<F>()
 }
 
 /// The bytes of whole blocks, as they stand in the file at any alignment, as blocks.

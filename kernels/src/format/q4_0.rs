@@ -31,11 +31,8 @@ impl Format32 for Q4_0 {
     type Block = Block;
 
     #[inline(always)]
-    fn unpack<S: Simd>(_simd: S, block: &Block, out: &mut [u8; 32]) -> [u16; 2] {
-        for (i, q) in block.qs.iter().enumerate() {
-            out[i] = q & 15;
-            out[i + 16] = q >> 4;
-        }
+    fn unpack<S: Simd>(simd: S, block: &Block, out: &mut [u8; 32]) -> [u16; 2] {
+        *out = simd.nibbles32(&block.qs);
         [u16::from_le_bytes(block.d), 0]
     }
 }

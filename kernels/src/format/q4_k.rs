@@ -32,20 +32,18 @@ const _: () = assert!(size_of::<Block>() == DType::Q4_K.block_bytes());
 
 /// Unpacks the 6-bit scales and mins that Q4_K and Q5_K share, each into a pair of groups of 16.
 #[inline(always)]
-pub(super) fn unpack_scales(packed: &[u8; 12], out: &mut Super) {
+pub(super) fn unpack_scales<S: Simd>(simd: S, packed: &[u8; 12], out: &mut Super) {
     let word =
         |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
     let (a, b, c) = (word(0), word(4), word(8));
     const LOW6: u32 = 0x3f3f_3f3f;
     const LOW4: u32 = 0x0f0f_0f0f;
     const HIGH2: u32 = 0x0303_0303;
-    let scales = [a & LOW6, (c & LOW4) | (((a >> 6) & HIGH2) << 4)];
-    let mins = [b & LOW6, ((c >> 4) & LOW4) | (((b >> 6) & HIGH2) << 4)];
-    for s in 0..8 {
-        let byte = |words: [u32; 2]| i16::from(words[s / 4].to_le_bytes()[s % 4]);
-        out.scales[2 * s..2 * s + 2].fill(byte(scales));
-        out.mins[2 * s..2 * s + 2].fill(byte(mins));
-    }
+    let bytes = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
+    let scales = bytes(a & LOW6, (c & LOW4) | (((a >> 6) & HIGH2) << 4));
+    let mins = bytes(b & LOW6, ((c >> 4) & LOW4) | (((b >> 6) & HIGH2) << 4));
+    out.scales = simd.widen_twice(scales);
+    out.mins = simd.widen_twice(mins);
 }
 
 impl Format256 for Q4K {
@@ -56,8 +54,8 @@ impl Format256 for Q4K {
     type Block = Block;
 
     #[inline(always)]
-    fn unpack<S: Simd>(_simd: S, block: &Block, out: &mut Super) {
-        unpack_scales(&block.scales, out);
+    fn unpack<S: Simd>(simd: S, block: &Block, out: &mut Super) {
+        unpack_scales(simd, &block.scales, out);
         out.d = [u16::from_le_bytes(block.d), u16::from_le_bytes(block.dmin)];
         for j in 0..4 {
             for i in 0..32 {

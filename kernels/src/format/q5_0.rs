@@ -34,11 +34,9 @@ impl Format32 for Q5_0 {
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Block, out: &mut [u8; 32]) -> [u16; 2] {
+        let low = simd.nibbles32(&block.qs);
         let high = simd.bits32(block.qh, 16);
-        for (i, q) in block.qs.iter().enumerate() {
-            out[i] = (q & 15) | high[i];
-            out[i + 16] = (q >> 4) | high[i + 16];
-        }
+        *out = std::array::from_fn(|i| low[i] | high[i]);
         [u16::from_le_bytes(block.d), 0]
     }
 }

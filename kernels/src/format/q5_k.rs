@@ -37,8 +37,8 @@ impl Format256 for Q5K {
     type Block = Block;
 
     #[inline(always)]
-    fn unpack<S: Simd>(_simd: S, block: &Block, out: &mut Super) {
-        q4_k::unpack_scales(&block.scales, out);
+    fn unpack<S: Simd>(simd: S, block: &Block, out: &mut Super) {
+        q4_k::unpack_scales(simd, &block.scales, out);
         out.d = [u16::from_le_bytes(block.d), u16::from_le_bytes(block.dmin)];
         for (j, qs) in block.qs.chunks_exact(32).enumerate() {
             for (i, q) in qs.iter().enumerate() {

@@ -307,12 +307,6 @@ impl Simd for Avx2 {
         });
     }
     #[inline(always)]
-    fn load_int(self, x: &[i32; LANES]) -> I {
-        simd!(
-            [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast()),]
-        )
-    }
-    #[inline(always)]
     fn sub_int(self, a: I, b: I) -> I {
         simd!([_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])])
     }
@@ -337,6 +331,27 @@ impl Simd for Avx2 {
             let index = _mm256_loadu_si256(index.as_ptr().cast());
             let index = _mm256_and_si256(index, _mm256_set1_epi8(15));
             _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_shuffle_epi8(table, index));
+        });
+        out
+    }
+    #[inline(always)]
+    fn nibbles32(self, packed: &[u8; 16]) -> [u8; 32] {
+        let mut out = [0; 32];
+        simd!({
+            let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(packed.as_ptr().cast()));
+            let shifted = _mm256_srlv_epi64(packed, _mm256_setr_epi64x(0, 0, 4, 4));
+            let nibbles = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), nibbles);
+        });
+        out
+    }
+    #[inline(always)]
+    fn widen_twice(self, bytes: [u8; 8]) -> [i16; 16] {
+        let mut out = [0; 16];
+        simd!({
+            let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(bytes));
+            let twice = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(bytes, bytes));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), twice);
         });
         out
     }

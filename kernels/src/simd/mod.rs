@@ -37,6 +37,9 @@ pub(crate) fn padded(part: &[f32]) -> F32s {
 
 /// The operations of one instruction set.
 ///
+/// In integer products the activations x are within ±127 (−128 has no negative in a byte), and
+/// the result and every part of it fit an i32; the formats' ranges see to that.
+///
 /// All float operations are the IEEE 754 ones with round to nearest even; `fma` rounds once.
 pub(crate) trait Simd: Copy + 'static {
     /// 16 lanes of f32.
@@ -90,8 +93,6 @@ pub(crate) trait Simd: Copy + 'static {
     fn pow2(self, n: Self::I) -> Self::F;
     /// Lanes as integers in memory.
     fn store_int(self, v: Self::I, out: &mut [i32; LANES]);
-    /// Lane i is `x[i]`.
-    fn load_int(self, x: &[i32; LANES]) -> Self::I;
     /// a − b, wrapping.
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// All lanes `x`.
@@ -101,6 +102,10 @@ pub(crate) trait Simd: Copy + 'static {
     /// `table[index & 15]` for each of 32 indices.
     fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32];
 
+    /// The low nibbles of the 16 bytes, then their high ones.
+    fn nibbles32(self, packed: &[u8; 16]) -> [u8; 32];
+    /// Element i is `bytes[i / 2]`.
+    fn widen_twice(self, bytes: [u8; 8]) -> [i16; 16];
     /// Byte i is `yes` if bit i of the little-endian `bits` is set, else 0.
     fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32];
 
@@ -159,8 +164,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// Turns 16 rows of 64 dwords into 64 columns of 16 dwords.
     fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]);
     /// Adds a sub-block's scaled products to the accumulators of `C` columns: for row lane r and
-    /// column c, acc\[c\]\[r\] += scale\[r\] · Σ_k w\[k\]\[r\] · x\[c\]\[k\], over `w.len()` dwords of 4
-    /// elements. `scale` has each row's scale twice. `ADDS` products of pairs fit an i16.
+    /// column c, acc\[c\]\[r\] += scale\[r\] · Σ_k w\[k\]\[r\] · x\[c\]\[k\], over `w.len()` dwords
+    /// of 4 elements. `scale` has each row's scale twice. `ADDS` products of pairs fit an i16.
     fn tile_u8<const C: usize, const ADDS: usize>(
         self,
         w: &[[u8; 64]],

@@ -154,10 +154,6 @@ impl Simd for Scalar {
         *out = v;
     }
     #[inline(always)]
-    fn load_int(self, x: &[i32; LANES]) -> Self::I {
-        *x
-    }
-    #[inline(always)]
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
         std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
     }
@@ -172,6 +168,14 @@ impl Simd for Scalar {
     #[inline(always)]
     fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32] {
         map(*index, |i| table[usize::from(i & 15)].cast_unsigned())
+    }
+    #[inline(always)]
+    fn nibbles32(self, packed: &[u8; 16]) -> [u8; 32] {
+        std::array::from_fn(|i| if i < 16 { packed[i] & 15 } else { packed[i - 16] >> 4 })
+    }
+    #[inline(always)]
+    fn widen_twice(self, bytes: [u8; 8]) -> [i16; 16] {
+        std::array::from_fn(|i| i16::from(bytes[i / 2]))
     }
     #[inline(always)]
     fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! Tokenizers: text to token ids and back, read from a GGUF file's metadata.
 //!
-//! Two kinds exist, BPE (`gpt2`) and SentencePiece (`llama`). SPEC.md states the rules (T1 to Tn);
+//! Two kinds exist, BPE (`gpt2`) and SentencePiece (`llama`). SPEC.md states the rules (T1 to T12);
 //! ids are those of llama.cpp.
 //!
 //! Everything in the metadata is untrusted. A vocabulary that is accepted can encode any text and
@@ -32,6 +32,9 @@ use crate::gguf::Metadata;
 
 const MODEL_KEY: &str = "tokenizer.ggml.model";
 
+/// The tokens that are looked for in a text before it is split into words.
+const SPECIAL: Attributes = RESTRICTED.or(Attributes::USER_DEFINED);
+
 /// Whether the spelling of a control token in a text means the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseSpecial {
@@ -62,8 +65,8 @@ pub struct Tokenizer {
 }
 
 enum Kind {
-    Bpe(Bpe),
-    Spm(Spm),
+    Bpe(Box<Bpe>),
+    Spm(Box<Spm>),
 }
 
 impl Tokenizer {
@@ -81,10 +84,11 @@ impl Tokenizer {
         let (kind, special_ids) = if is_bpe {
             let bpe = Bpe::from_metadata(metadata, &vocab)?;
             let ids = SpecialIds::find(metadata, &mut vocab, bpe.add_bos())?;
-            (Kind::Bpe(bpe), ids)
+            (Kind::Bpe(Box::new(bpe)), ids)
         } else {
             let ids = SpecialIds::find(metadata, &mut vocab, true)?;
-            (Kind::Spm(Spm::from_metadata(metadata, &vocab, ids.unknown)?), ids)
+            let spm = Spm::from_metadata(metadata, &vocab, ids.unknown)?;
+            (Kind::Spm(Box::new(spm)), ids)
         };
         let strips = strips_space_after_special(metadata)?;
         let strips_after = |spelling: &str| strips && !KEEPS_SPACE_AFTER.contains(&spelling);
@@ -276,6 +280,3 @@ impl std::fmt::Debug for Tokenizer {
         f.debug_struct("Tokenizer").field("vocab_len", &self.vocab_len()).finish_non_exhaustive()
     }
 }
-
-/// The tokens that are looked for in a text before it is split into words.
-const SPECIAL: Attributes = RESTRICTED.or(Attributes::USER_DEFINED);

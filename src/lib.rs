@@ -1,1 +1,5 @@
+//! What a person runs on top of the engine: the command line, the chat, models by name, and a
+//! look at the machine.
 #![forbid(unsafe_code)]
+
+pub mod models;

@@ -1,1 +1,2 @@
+//! The `aios` program.
 fn main() {}

@@ -2,4 +2,6 @@
 //! look at the machine.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod doctor;
 pub mod models;

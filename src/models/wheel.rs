@@ -98,14 +98,14 @@ impl Pip {
             // The terminal's Ctrl-C is for this program; pip is ended by `drop`, children and all.
             .process_group(0)
             .spawn()
-            .map_err(|source| Error::NoPip { program: program.clone(), source })?;
+            .map_err(|cause| Error::NoPip { program: program.clone(), cause })?;
         let complaint = child.stderr.take().map(|pipe| thread::spawn(move || tail(pipe)));
         Ok(Self { child, complaint, program })
     }
 
     fn poll(&mut self) -> Result<Option<ExitStatus>, Error> {
         let waited = self.child.try_wait();
-        waited.map_err(|source| Error::NoPip { program: self.program.clone(), source })
+        waited.map_err(|cause| Error::NoPip { program: self.program.clone(), cause })
     }
 
     /// What pip wrote to stderr, on one line and safe to print.

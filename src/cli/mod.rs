@@ -1,0 +1,135 @@
+//! The command line of `aios`. Each subcommand is a file with its arguments and its `run`; this
+//! one chooses between them and turns their outcome into an exit code.
+//!
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+
+mod args;
+mod doctor;
+mod interrupt;
+mod models;
+mod progress;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+pub use args::{
+    CacheArgs, CacheType, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat,
+    ThreadArgs, spell_out,
+};
+pub use interrupt::{Interrupt, Interrupted};
+pub use models::model_file;
+pub use progress::Terminal;
+
+use crate::models::Error as ModelError;
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("AIOS_REVISION"), ")");
+
+const AFTER_HELP: &str = "\
+Examples:
+  aios models                          which models can be had by name
+  aios pull smollm2-135m-instruct      fetch one and verify it
+  aios doctor                          what this machine can do
+
+Models are kept in AIOS_MODEL_DIR, or in the folder 'models' of AIOS_CACHE_DIR
+(default: XDG_CACHE_HOME/aios or ~/.cache/aios). AIOS_CATALOG names another catalogue.
+
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.";
+
+/// Runs GGUF language models on a CPU and counts every byte.
+#[derive(Debug, Parser)]
+#[command(name = "aios", version = VERSION, after_help = AFTER_HELP)]
+#[command(arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    /// Log what happens to stderr; twice for more. RUST_LOG overrides it.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Models(models::ModelsArgs),
+    Pull(models::PullArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+/// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    main_with(std::env::args_os())
+}
+
+fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(spell_out(args)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where even this cannot be printed, the exit code still tells.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    start_logging(cli.verbose);
+    let outcome = match cli.command {
+        Command::Models(args) => models::list(&args),
+        Command::Pull(args) => models::pull(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Says what went wrong on stderr and chooses the exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let pipe_closed = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    if error.chain().any(|e| e.downcast_ref().is_some_and(pipe_closed)) {
+        // The reader of our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error:#}");
+    let interrupted = error.chain().any(|e| {
+        e.is::<Interrupted>() || matches!(e.downcast_ref(), Some(ModelError::Interrupted))
+    });
+    match () {
+        () if interrupted => ExitCode::from(130),
+        () if error.is::<Usage>() => ExitCode::from(2),
+        () => ExitCode::FAILURE,
+    }
+}
+
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info,aios=debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    // It can only fail if a logger is there already, which is then the one to use.
+    let _ = logs.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

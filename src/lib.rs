@@ -2,6 +2,9 @@
 //! look at the machine.
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod cli;
 pub mod doctor;
+pub mod interrupt;
 pub mod models;
+pub mod stats;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::chat::{Settings, penalty, seed, within};
 use crate::models::DEFAULT_MODEL;
 
 /// Short options of more than one letter, which clap does not know, and their long forms.
@@ -125,7 +126,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = within::<0, 1>)]
     pub min_p: f32,
     /// Weaken the last 64 tokens by this factor; 1 for not at all.
-    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = within::<0, 1000>)]
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = penalty)]
     pub repeat_penalty: f32,
     /// The seed of the random choice; -1 takes a new one each time.
     #[arg(short, long, default_value_t = -1, value_name = "N", allow_negative_numbers = true)]
@@ -134,6 +135,23 @@ pub struct SamplingArgs {
     /// Go on after the model's end token.
     #[arg(long)]
     pub ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// The settings of a conversation with at most `max_tokens` in each answer. A seed of -1
+    /// becomes a fresh random one here, so that it can be reported and used again.
+    pub fn settings(&self, max_tokens: Option<u32>) -> Settings {
+        Settings {
+            temp: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            seed: seed(self.seed),
+            max_tokens,
+            ignore_eos: self.ignore_eos,
+        }
+    }
 }
 
 /// What is generated, and what is said about it.
@@ -176,15 +194,6 @@ fn threads(text: &str) -> Result<Threads, String> {
     }
 }
 
-/// Parses a finite number from `LOW` to `HIGH`.
-fn within<const LOW: i16, const HIGH: i16>(text: &str) -> Result<f32, String> {
-    let range = f32::from(LOW)..=f32::from(HIGH);
-    match text.parse::<f32>() {
-        Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(format!("must be a number from {LOW} to {HIGH}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -221,6 +230,8 @@ mod tests {
         assert_eq!((sampling.temp, sampling.top_k, sampling.top_p), (0.8, 40, 0.95));
         assert_eq!((sampling.min_p, sampling.repeat_penalty, sampling.seed), (0.05, 1.0, -1));
         assert_eq!(all.threads.resolve(6), (6, 6));
+        let settings = parse(&["-s", "9"]).unwrap().sampling.settings(Some(3));
+        assert_eq!((settings.seed, settings.max_tokens, settings.top_k), (9, Some(3), 40));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 mod args;
 mod doctor;
-mod interrupt;
 mod models;
 mod progress;
 
@@ -20,10 +19,10 @@ pub use args::{
     CacheArgs, CacheType, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat,
     ThreadArgs, spell_out,
 };
-pub use interrupt::{Interrupt, Interrupted};
 pub use models::model_file;
 pub use progress::Terminal;
 
+use crate::interrupt::Interrupted;
 use crate::models::Error as ModelError;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("AIOS_REVISION"), ")");

@@ -7,7 +7,8 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Interrupt, Terminal};
+use super::Terminal;
+use crate::interrupt::Interrupt;
 use crate::models::{Catalog, Named, Pulled, State, Store, Watch};
 
 /// List the models that can be had by name.

@@ -227,3 +227,32 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Silent;
+    impl Observer for Silent {
+        fn notice(&self, _line: &str) {}
+        fn progress(&self, _doing: &str, _done: u64, _total: u64) {}
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_fetch_whatever_other_sources_there_are() {
+        // The kernel's own full disk: it takes no byte.
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let mut sink = Sink { file: &mut full, digest: Sha256::new(), written: 0 };
+        let watch = Watch { cancel: &AtomicBool::new(false), observer: &Silent };
+        let fault = sink.take(&mut &b"bytes"[..], 5, &watch, &|_| ());
+        let error = fault.err().unwrap().named("somewhere", 5, Path::new("model.gguf"));
+        assert!(!error.is_of_the_source());
+        let text = error.to_string();
+        assert!(text.contains("model.gguf") && text.contains("free some space"), "{text}");
+    }
+
+    #[test]
+    fn a_hex_digest_has_two_digits_a_byte() {
+        assert_eq!(hex(&[0, 0x0f, 0xff]), "000fff");
+    }
+}

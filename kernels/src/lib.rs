@@ -1,1 +1,31 @@
+//! Compute on slices, bit-exact: every kernel gives the same bits on every instruction set, for
+//! every batch size and number of threads, by following the canonical arithmetic of SPEC.md.
+//!
+//! Kernels are written once over the private `simd` layer; [`Isa`] is the proof that the
+//! processor has an instruction set and is passed as a value. This crate never looks at a file
+//! and knows nothing of models; with quantised weights it never allocates on the token path.
 
+mod act;
+mod attention;
+mod dequantize;
+mod format;
+mod isa;
+mod layers;
+mod math;
+mod matmul;
+mod pool;
+mod shared;
+mod simd;
+
+pub use act::{QuantRows, ScaleBlock};
+pub use attention::{
+    AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, KvLayer, KvLayerMut,
+    MAX_HEAD_LEN, UnknownCacheType, attend,
+};
+pub use dequantize::{ShapeError, dequantize};
+pub use isa::{Isa, IsaError, IsaName};
+pub use layers::{
+    Gate, Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
+};
+pub use matmul::{Input, Matrix, MatrixError, Product, matmul, scale_block};
+pub use pool::{Pool, allowed_processors};

@@ -1,0 +1,501 @@
+//! Attention over the KV cache (SPEC N8).
+//!
+//! The plain algorithm, for one query: positions are cut into blocks of 64 by their absolute
+//! number; each block gives its largest score m, l = Σ e^(s−m) and o = Σ e^(s−m)·v; the blocks'
+//! results are merged in order. A block's result depends on nothing but the query and the keys
+//! and values in it, so the work may be cut anywhere between blocks, queries and heads.
+//!
+//! The departures from it:
+//! 1. Up to four queries that share a KV head go together, so that keys and values are loaded
+//!    and widened once for them.
+//! 2. Sixteen positions' keys lie interleaved, so that a lane owns a position and scores need no
+//!    sums across lanes.
+//! 3. For a single token in a long context, blocks are shared out among the threads and merged
+//!    afterwards.
+
+mod cache;
+
+pub use cache::{CacheShape, CacheType, KvLayer, KvLayerMut, UnknownCacheType};
+
+use crate::isa::{Isa, Op};
+use crate::math;
+use crate::pool::Pool;
+use crate::shared::Shared;
+use crate::simd::{F32s, LANES, Simd};
+use cache::{KvFormat, KvVisitor};
+use std::marker::PhantomData;
+
+/// Positions in a block.
+pub const BLOCK: usize = 64;
+/// The longest head that attention is built for.
+pub const MAX_HEAD_LEN: usize = 256;
+/// Queries that go together.
+const QUERIES: usize = 4;
+/// From this many blocks on, a single token's blocks are shared out among the threads.
+const SPLIT_FROM: usize = 4;
+/// Lanes' positions within a vector.
+const IOTA: F32s =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
+/// The parameters of a layer's attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionParams {
+    /// Query heads, a multiple of the cache's KV heads.
+    pub heads: usize,
+    /// Factor on q·k.
+    pub scale: f32,
+    /// Scores are cap · tanh(score / cap).
+    pub softcap: Option<f32>,
+    /// A query sees this many positions up to its own.
+    pub window: Option<usize>,
+}
+
+/// Partial results for [`attend`] with a single token; reused.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    partials: Vec<Partial>,
+}
+
+impl AttentionScratch {
+    /// Room for `heads` heads over `context` positions.
+    pub fn with_capacity(heads: usize, context: usize) -> Self {
+        Self { partials: vec![Partial::EMPTY; heads * context.div_ceil(BLOCK)] }
+    }
+}
+
+/// What a block, or several merged, give for a query.
+#[derive(Clone, Copy, Debug)]
+struct Partial {
+    /// The largest score.
+    max: f32,
+    /// Σ e^(s − max); 0 if there was no position to see.
+    sum: f32,
+    /// Σ e^(s − max) · v.
+    out: [f32; MAX_HEAD_LEN],
+}
+
+impl Partial {
+    const EMPTY: Self = Self { max: 0.0, sum: 0.0, out: [0.0; MAX_HEAD_LEN] };
+}
+
+/// Attention of the `n` newest tokens, whose keys and values are in the cache already: token i
+/// stands at position `start + i`. `q` is \[n\]\[heads\]\[key_len\], `out` \[n\]\[heads\]\[value_len\].
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn attend(
+    isa: Isa,
+    pool: &Pool,
+    params: AttentionParams,
+    kv: KvLayer<'_>,
+    start: usize,
+    q: &[f32],
+    out: &mut [f32],
+    scratch: &mut AttentionScratch,
+) {
+    let shape = kv.shape;
+    let row = params.heads * shape.key_len;
+    assert!(row > 0 && q.len().is_multiple_of(row));
+    let n = q.len() / row;
+    assert!(n > 0 && out.len() == n * params.heads * shape.value_len);
+    assert!(params.heads.is_multiple_of(shape.kv_heads) && start + n <= shape.capacity);
+    assert!(shape.key_len <= MAX_HEAD_LEN && shape.value_len <= MAX_HEAD_LEN);
+    let job = Job { isa, params, kv, start, q, out: Shared::new(out) };
+    let tiles = (n * job.group()).div_ceil(QUERIES);
+    let blocks = start / BLOCK + 1;
+    if n == 1 && blocks >= SPLIT_FROM && pool.threads() > 1 {
+        attend_split(pool, &job, tiles, blocks, scratch);
+    } else {
+        pool.for_each(shape.kv_heads * tiles, &|piece| job.tile(piece / tiles, piece % tiles));
+    }
+}
+
+/// A single token: every (tile, block) is a piece; then each head's blocks are merged.
+fn attend_split(
+    pool: &Pool,
+    job: &Job<'_>,
+    tiles: usize,
+    blocks: usize,
+    scratch: &mut AttentionScratch,
+) {
+    let heads = job.params.heads;
+    let count = heads * blocks;
+    if scratch.partials.len() < count {
+        scratch.partials.resize(count, Partial::EMPTY);
+    }
+    let first = job.first_position(job.start) / BLOCK;
+    let partials = Shared::new(&mut scratch.partials[..count]);
+    pool.for_each(job.kv.shape.kv_heads * tiles * (blocks - first), &|piece| {
+        let (unit, block) = (piece / (blocks - first), first + piece % (blocks - first));
+        let queries = job.queries(unit / tiles, unit % tiles);
+        let mut results = [Partial::EMPTY; QUERIES];
+        job.block(&queries, block, &mut results);
+        for (query, result) in queries.list().iter().zip(results) {
+            // SAFETY: every head and block belong to one piece.
+            unsafe { partials.range(query.head * blocks + block, 1)[0] = result };
+        }
+    });
+    for head in 0..heads {
+        let mut state = Partial::EMPTY;
+        for partial in &scratch.partials[head * blocks + first..(head + 1) * blocks] {
+            job.isa.run(Merge { state: &mut state, block: partial, len: job.kv.shape.value_len });
+        }
+        job.finish(Query { token: 0, head }, &state);
+    }
+}
+
+/// One call of [`attend`].
+struct Job<'a> {
+    isa: Isa,
+    params: AttentionParams,
+    kv: KvLayer<'a>,
+    start: usize,
+    q: &'a [f32],
+    out: Shared<'a, f32>,
+}
+
+/// A token of the call and a query head.
+#[derive(Clone, Copy, Debug)]
+struct Query {
+    token: usize,
+    head: usize,
+}
+
+/// Queries that share a KV head. Unused slots repeat the last query.
+struct Queries {
+    kv_head: usize,
+    count: usize,
+    slots: [Query; QUERIES],
+}
+
+impl Queries {
+    fn list(&self) -> &[Query] {
+        &self.slots[..self.count]
+    }
+}
+
+impl Job<'_> {
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.params.heads / self.kv.shape.kv_heads
+    }
+
+    fn tokens(&self) -> usize {
+        self.q.len() / (self.params.heads * self.kv.shape.key_len)
+    }
+
+    /// The first position that a query at `position` sees.
+    fn first_position(&self, position: usize) -> usize {
+        self.params.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    fn queries(&self, kv_head: usize, tile: usize) -> Queries {
+        let group = self.group();
+        let total = self.tokens() * group;
+        let first = tile * QUERIES;
+        let slots = std::array::from_fn(|slot| {
+            let index = (first + slot).min(total - 1);
+            Query { token: index / group, head: kv_head * group + index % group }
+        });
+        Queries { kv_head, count: QUERIES.min(total - first), slots }
+    }
+
+    /// All blocks of a tile of queries, merged as they come.
+    fn tile(&self, kv_head: usize, tile: usize) {
+        let queries = self.queries(kv_head, tile);
+        let positions = |query: &Query| self.start + query.token;
+        let list = queries.list();
+        let last = list.iter().map(positions).max().unwrap_or(0) / BLOCK;
+        let first = list.iter().map(|q| self.first_position(positions(q))).min().unwrap_or(0);
+        let mut states = [Partial::EMPTY; QUERIES];
+        let mut results = [Partial::EMPTY; QUERIES];
+        for block in first / BLOCK..=last {
+            self.block(&queries, block, &mut results);
+            for (state, block) in states.iter_mut().zip(&results).take(queries.count) {
+                self.isa.run(Merge { state, block, len: self.kv.shape.value_len });
+            }
+        }
+        for (query, state) in list.iter().zip(&states) {
+            self.finish(*query, state);
+        }
+    }
+
+    /// One block for a tile of queries.
+    fn block(&self, queries: &Queries, block: usize, results: &mut [Partial; QUERIES]) {
+        let shape = self.kv.shape;
+        let spans = queries.slots.map(|query| {
+            let position = self.start + query.token;
+            let first = self.first_position(position).max(block * BLOCK);
+            let end = (position + 1).min((block + 1) * BLOCK);
+            // Relative to the block; empty if the query sees none of it.
+            (first - block * BLOCK, end.saturating_sub(block * BLOCK))
+        });
+        let q = queries.slots.map(|query| {
+            let at = (query.token * self.params.heads + query.head) * shape.key_len;
+            &self.q[at..at + shape.key_len]
+        });
+        let call = BlockCall { isa: self.isa, params: self.params, kv: self.kv, block, spans, q };
+        let mut weights = [[0.0; BLOCK]; QUERIES];
+        let single = queries.count == 1;
+        call.scores(queries.kv_head, single, &mut weights, results);
+        call.values(queries.kv_head, single, &weights, results);
+    }
+
+    /// Divides by the sum of weights and writes a head's output.
+    fn finish(&self, query: Query, state: &Partial) {
+        let len = self.kv.shape.value_len;
+        // SAFETY: every query belongs to one piece, or to the caller after the pieces.
+        let out =
+            unsafe { self.out.range((query.token * self.params.heads + query.head) * len, len) };
+        let inverse = 1.0 / state.sum;
+        for (out, value) in out.iter_mut().zip(&state.out) {
+            *out = value * inverse;
+        }
+    }
+}
+
+/// One block for a tile of queries, with what its two halves need.
+#[derive(Clone, Copy)]
+struct BlockCall<'a> {
+    isa: Isa,
+    params: AttentionParams,
+    kv: KvLayer<'a>,
+    block: usize,
+    /// For each query the positions that it sees, relative to the block, end excluded.
+    spans: [(usize, usize); QUERIES],
+    q: [&'a [f32]; QUERIES],
+}
+
+impl BlockCall<'_> {
+    fn scores(
+        self,
+        kv_head: usize,
+        single: bool,
+        weights: &mut [[f32; BLOCK]; QUERIES],
+        results: &mut [Partial; QUERIES],
+    ) {
+        let pages = self.kv.key_pages(kv_head, self.block);
+        let format = self.kv.shape.key_type;
+        cache::visit(format, ScoresCall { call: self, pages, single, weights, results });
+    }
+
+    fn values(
+        self,
+        kv_head: usize,
+        single: bool,
+        weights: &[[f32; BLOCK]; QUERIES],
+        results: &mut [Partial; QUERIES],
+    ) {
+        let rows = self.kv.value_rows(kv_head, self.block);
+        let format = self.kv.shape.value_type;
+        cache::visit(format, ValuesCall { call: self, rows, single, weights, results });
+    }
+}
+
+struct ScoresCall<'a, 'b> {
+    call: BlockCall<'a>,
+    /// The block's keys, 16 positions a page.
+    pages: &'a [u8],
+    single: bool,
+    weights: &'b mut [[f32; BLOCK]; QUERIES],
+    results: &'b mut [Partial; QUERIES],
+}
+
+impl KvVisitor for ScoresCall<'_, '_> {
+    fn visit<K: KvFormat>(self) {
+        self.call.isa.run(Scores::<K>(self, PhantomData));
+    }
+}
+
+struct Scores<'a, 'b, K>(ScoresCall<'a, 'b>, PhantomData<K>);
+
+impl<K: KvFormat> Op for Scores<'_, '_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        if self.0.single { self.queries::<S, 1>(simd) } else { self.queries::<S, QUERIES>(simd) }
+    }
+}
+
+impl<K: KvFormat> Scores<'_, '_, K> {
+    /// Scores, their maximum, weights and the sum of weights of the first `Q` queries.
+    #[inline(always)]
+    fn queries<S: Simd, const Q: usize>(self, simd: S) {
+        let ScoresCall { call, pages, weights, results, .. } = self.0;
+        let key_len = call.kv.shape.key_len;
+        let q: [&[f32]; Q] = std::array::from_fn(|i| &call.q[i][..key_len]);
+        let page_bytes = K::key_page_bytes(key_len);
+        let end = call.spans[..Q].iter().map(|span| span.1).max().unwrap_or(0);
+        let minus_infinity = simd.splat(f32::NEG_INFINITY);
+        let mut max = [minus_infinity; Q];
+        for v in 0..BLOCK / LANES {
+            // Pages beyond the last position may hold anything; they are not looked at.
+            let scores = if LANES * v < end {
+                let page = &pages[v * page_bytes..(v + 1) * page_bytes];
+                let mut acc = [simd.splat(0.0); Q];
+                for d in 0..key_len {
+                    let key = K::load_key(simd, page, key_len, d);
+                    for i in 0..Q {
+                        acc[i] = simd.fma(simd.splat(q[i][d]), key, acc[i]);
+                    }
+                }
+                acc
+            } else {
+                [minus_infinity; Q]
+            };
+            for i in 0..Q {
+                let score = finish_score(simd, call.params, scores[i]);
+                let score = mask(simd, score, call.spans[i], v);
+                max[i] = simd.max(score, max[i]);
+                store_vector(simd, score, &mut weights[i], v);
+            }
+        }
+        for i in 0..Q {
+            let top = simd.reduce_max(max[i]);
+            results[i].max = top;
+            results[i].sum = 0.0;
+            if call.spans[i].0 < call.spans[i].1 {
+                results[i].sum = exponentiate(simd, &mut weights[i], top);
+            } else {
+                weights[i].fill(0.0);
+            }
+        }
+    }
+}
+
+/// Scale and soft cap of a raw score.
+#[inline(always)]
+fn finish_score<S: Simd>(simd: S, params: AttentionParams, score: S::F) -> S::F {
+    let score = simd.mul(score, simd.splat(params.scale));
+    match params.softcap {
+        None => score,
+        Some(cap) => {
+            let cap = simd.splat(cap);
+            simd.mul(cap, math::tanh(simd, simd.div(score, cap)))
+        }
+    }
+}
+
+/// −∞ outside the span; `v` is the vector's number in the block.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "positions within a block are below 64")]
+fn mask<S: Simd>(simd: S, score: S::F, span: (usize, usize), v: usize) -> S::F {
+    if span.0 <= LANES * v && LANES * (v + 1) <= span.1 {
+        return score;
+    }
+    let outside = simd.splat(f32::NEG_INFINITY);
+    let position = simd.add(simd.load(&IOTA), simd.splat((LANES * v) as f32));
+    let from_start = simd.select_gt(position, simd.splat(span.0 as f32 - 0.5), score, outside);
+    simd.select_gt(simd.splat(span.1 as f32 - 0.5), position, from_start, outside)
+}
+
+#[inline(always)]
+fn store_vector<S: Simd>(simd: S, value: S::F, to: &mut [f32; BLOCK], v: usize) {
+    let (vectors, _) = to.as_chunks_mut::<LANES>();
+    simd.store(value, &mut vectors[v]);
+}
+
+/// Turns scores into weights e^(s − top) and returns their sum: the four vectors pairwise, then
+/// the lanes by the canonical tree.
+#[inline(always)]
+fn exponentiate<S: Simd>(simd: S, scores: &mut [f32; BLOCK], top: f32) -> f32 {
+    let top = simd.splat(top);
+    let (vectors, _) = scores.as_chunks_mut::<LANES>();
+    let mut sums = [simd.splat(0.0); BLOCK / LANES];
+    for (vector, sum) in vectors.iter_mut().zip(&mut sums) {
+        *sum = math::exp(simd, simd.sub(simd.load(vector), top));
+        simd.store(*sum, vector);
+    }
+    simd.reduce_add(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
+}
+
+struct ValuesCall<'a, 'b> {
+    call: BlockCall<'a>,
+    /// The block's values, a row a position.
+    rows: &'a [u8],
+    single: bool,
+    weights: &'b [[f32; BLOCK]; QUERIES],
+    results: &'b mut [Partial; QUERIES],
+}
+
+impl KvVisitor for ValuesCall<'_, '_> {
+    fn visit<V: KvFormat>(self) {
+        self.call.isa.run(Values::<V>(self, PhantomData));
+    }
+}
+
+struct Values<'a, 'b, V>(ValuesCall<'a, 'b>, PhantomData<V>);
+
+impl<V: KvFormat> Op for Values<'_, '_, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        if self.0.single { self.queries::<S, 1>(simd) } else { self.queries::<S, QUERIES>(simd) }
+    }
+}
+
+impl<V: KvFormat> Values<'_, '_, V> {
+    /// Σ weight · value over the positions in order, for the first `Q` queries. A position that
+    /// one query of the tile does not see has weight 0 for it, which leaves its sum as it is.
+    #[inline(always)]
+    fn queries<S: Simd, const Q: usize>(self, simd: S) {
+        let ValuesCall { call, rows, weights, results, .. } = self.0;
+        let value_len = call.kv.shape.value_len;
+        let row_bytes = V::value_row_bytes(value_len);
+        let start = call.spans[..Q].iter().map(|span| span.0).min().unwrap_or(0);
+        let end = call.spans[..Q].iter().map(|span| span.1).max().unwrap_or(0);
+        let rows = &rows[..end * row_bytes];
+        for part in 0..value_len.div_ceil(LANES) {
+            let mut acc = [simd.splat(0.0); Q];
+            for (j, row) in rows.chunks_exact(row_bytes).enumerate().skip(start) {
+                let value = V::load_value(simd, row, value_len, part);
+                for i in 0..Q {
+                    acc[i] = simd.fma(simd.splat(weights[i][j]), value, acc[i]);
+                }
+            }
+            for (acc, result) in acc.into_iter().zip(results.iter_mut()) {
+                let (vectors, _) = result.out.as_chunks_mut::<LANES>();
+                simd.store(acc, &mut vectors[part]);
+            }
+        }
+    }
+}
+
+/// Merges a block's result into a state: with M the larger maximum and a, b = e^(max − M),
+/// sum = fma(sum, a, sum_b · b) and out likewise. The first block is taken as it is.
+struct Merge<'a> {
+    state: &'a mut Partial,
+    block: &'a Partial,
+    len: usize,
+}
+
+impl Op for Merge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { state, block, len } = self;
+        if block.sum == 0.0 {
+            return;
+        }
+        let len = len.next_multiple_of(LANES);
+        if state.sum == 0.0 {
+            (state.max, state.sum) = (block.max, block.sum);
+            state.out[..len].copy_from_slice(&block.out[..len]);
+            return;
+        }
+        let max = if state.max > block.max { state.max } else { block.max };
+        let mut exponents = [0.0; LANES];
+        (exponents[0], exponents[1]) = (state.max - max, block.max - max);
+        let mut factors = [0.0; LANES];
+        simd.store(math::exp(simd, simd.load(&exponents)), &mut factors);
+        let (a, b) = (factors[0], factors[1]);
+        state.max = max;
+        state.sum = state.sum.mul_add(a, block.sum * b);
+        for (out, value) in state.out[..len].iter_mut().zip(&block.out) {
+            *out = out.mul_add(a, value * b);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! How keys and values lie in the cache.
+//!
+//! Keys of 16 neighbouring positions share a page: element d of all of them, then element d + 1,
+//! so that a vector loads one element of 16 positions. Values lie a row a position, filled up
+//! with zeros to a multiple of 16 elements. Both are stored per KV head.
+
+use crate::format::{self, Float};
+use crate::isa::{Isa, Op};
+use crate::simd::{F32s, LANES, Simd, bf16_bits, padded};
+use bytemuck::Pod;
+use half::f16;
+use std::marker::PhantomData;
+
+use super::BLOCK;
+
+/// How the cache stores an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the field's own names")]
+pub enum CacheType {
+    F32,
+    F16,
+    Bf16,
+    /// i8 with a half-precision scale for each 32 elements of a head.
+    Q8_0,
+}
+
+/// A cache type that this engine does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown cache type {0:?}; known are f32, f16, bf16, q8_0")]
+pub struct UnknownCacheType(pub String);
+
+impl CacheType {
+    /// Every type.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0];
+
+    /// The spelling on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Whether heads of `len` elements can be stored so.
+    pub const fn fits(self, len: usize) -> bool {
+        !matches!(self, Self::Q8_0) || len.is_multiple_of(32)
+    }
+}
+
+impl std::str::FromStr for CacheType {
+    type Err = UnknownCacheType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCacheType> {
+        let known = Self::ALL.into_iter().find(|cache| cache.name() == name);
+        known.ok_or_else(|| UnknownCacheType(name.to_owned()))
+    }
+}
+
+impl std::fmt::Display for CacheType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The shape of one layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// How keys are stored.
+    pub key_type: CacheType,
+    /// How values are stored.
+    pub value_type: CacheType,
+    /// Heads.
+    pub kv_heads: usize,
+    /// Elements of a key.
+    pub key_len: usize,
+    /// Elements of a value.
+    pub value_len: usize,
+    /// Positions, a multiple of 64.
+    pub capacity: usize,
+}
+
+struct Bytes<'a>(&'a mut [usize; 2], usize, usize);
+
+impl KvVisitor for Bytes<'_> {
+    fn visit<K: KvFormat>(self) {
+        *self.0 = [K::key_page_bytes(self.1), K::value_row_bytes(self.2)];
+    }
+}
+
+impl CacheShape {
+    fn bytes_of(&self, kind: CacheType) -> [usize; 2] {
+        let mut bytes = [0; 2];
+        visit(kind, Bytes(&mut bytes, self.key_len, self.value_len));
+        bytes
+    }
+
+    /// Bytes of the keys of 16 positions of a head.
+    pub fn key_page_bytes(&self) -> usize {
+        self.bytes_of(self.key_type)[0]
+    }
+
+    /// Bytes of the value of a position of a head.
+    pub fn value_row_bytes(&self) -> usize {
+        self.bytes_of(self.value_type)[1]
+    }
+
+    /// Bytes of all keys.
+    pub fn key_bytes(&self) -> usize {
+        self.kv_heads * self.capacity / LANES * self.key_page_bytes()
+    }
+
+    /// Bytes of all values.
+    pub fn value_bytes(&self) -> usize {
+        self.kv_heads * self.capacity * self.value_row_bytes()
+    }
+
+    /// Bytes that a query at `position` reads, with that many positions visible.
+    pub fn bytes_read(&self, visible: usize) -> usize {
+        let pages = visible.div_ceil(LANES) * self.key_page_bytes();
+        self.kv_heads * (pages + visible * self.value_row_bytes())
+    }
+}
+
+/// One layer's cache.
+#[derive(Clone, Copy, Debug)]
+pub struct KvLayer<'a> {
+    /// Its shape.
+    pub shape: CacheShape,
+    /// Keys, \[kv_heads\]\[capacity / 16\] pages.
+    pub keys: &'a [u8],
+    /// Values, \[kv_heads\]\[capacity\] rows.
+    pub values: &'a [u8],
+}
+
+impl<'a> KvLayer<'a> {
+    /// The keys of block `block` of a head.
+    pub(super) fn key_pages(&self, head: usize, block: usize) -> &'a [u8] {
+        let block_bytes = BLOCK / LANES * self.shape.key_page_bytes();
+        let at = (head * self.shape.capacity / BLOCK + block) * block_bytes;
+        &self.keys[at..at + block_bytes]
+    }
+
+    /// The values of block `block` of a head.
+    pub(super) fn value_rows(&self, head: usize, block: usize) -> &'a [u8] {
+        let block_bytes = BLOCK * self.shape.value_row_bytes();
+        let at = (head * self.shape.capacity / BLOCK + block) * block_bytes;
+        &self.values[at..at + block_bytes]
+    }
+}
+
+/// One layer's cache, to write.
+#[derive(Debug)]
+pub struct KvLayerMut<'a> {
+    /// Its shape.
+    pub shape: CacheShape,
+    /// Keys, \[kv_heads\]\[capacity / 16\] pages.
+    pub keys: &'a mut [u8],
+    /// Values, \[kv_heads\]\[capacity\] rows.
+    pub values: &'a mut [u8],
+}
+
+impl KvLayerMut<'_> {
+    /// Writes the key and value of every head at `position`: `key` is \[kv_heads\]\[key_len\],
+    /// `value` \[kv_heads\]\[value_len\].
+    ///
+    /// # Panics
+    /// If the shapes do not fit or the position is beyond the capacity.
+    pub fn write(&mut self, isa: Isa, position: usize, key: &[f32], value: &[f32]) {
+        let shape = self.shape;
+        assert!(position < shape.capacity);
+        assert_eq!(key.len(), shape.kv_heads * shape.key_len);
+        assert_eq!(value.len(), shape.kv_heads * shape.value_len);
+        let (page, row) = (shape.key_page_bytes(), shape.value_row_bytes());
+        for (head, key) in key.chunks_exact(shape.key_len).enumerate() {
+            let at = (head * shape.capacity + position) / LANES * page;
+            let to = &mut self.keys[at..at + page];
+            let slot = Some(position % LANES);
+            visit(shape.key_type, WriteCall { isa, slot, from: key, to });
+        }
+        for (head, value) in value.chunks_exact(shape.value_len).enumerate() {
+            let at = (head * shape.capacity + position) * row;
+            let to = &mut self.values[at..at + row];
+            visit(shape.value_type, WriteCall { isa, slot: None, from: value, to });
+        }
+    }
+}
+
+/// Writes a key to a slot of a page, or a value to a row.
+struct WriteCall<'a> {
+    isa: Isa,
+    slot: Option<usize>,
+    from: &'a [f32],
+    to: &'a mut [u8],
+}
+
+struct Write<'a, K>(WriteCall<'a>, PhantomData<K>);
+
+impl KvVisitor for WriteCall<'_> {
+    fn visit<K: KvFormat>(self) {
+        self.isa.run(Write::<K>(self, PhantomData));
+    }
+}
+
+impl<K: KvFormat> Op for Write<'_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let WriteCall { slot, from, to, .. } = self.0;
+        // A key's elements lie 16 apart, a value's side by side.
+        let (stride, offset) = slot.map_or((1, 0), |slot| (LANES, slot));
+        K::write(simd, from, to, stride, offset);
+    }
+}
+
+/// How a cache type lays out its elements: one run of elements, `stride` apart.
+pub(super) trait KvFormat: 'static {
+    /// Bytes of 16 keys.
+    fn key_page_bytes(key_len: usize) -> usize;
+    /// Bytes of a value.
+    fn value_row_bytes(value_len: usize) -> usize;
+    /// Element `d` of the 16 keys in a page.
+    fn load_key<S: Simd>(simd: S, page: &[u8], key_len: usize, d: usize) -> S::F;
+    /// Elements 16·part … of a value, zeros behind its end.
+    fn load_value<S: Simd>(simd: S, row: &[u8], value_len: usize, part: usize) -> S::F;
+    /// Writes elements `offset + i·stride`.
+    fn write<S: Simd>(simd: S, from: &[f32], to: &mut [u8], stride: usize, offset: usize);
+}
+
+/// A computation over a cache type.
+pub(super) trait KvVisitor {
+    /// For the type `K`.
+    fn visit<K: KvFormat>(self);
+}
+
+/// Calls `visitor` for `kind`: the only list of cache formats.
+pub(super) fn visit<V: KvVisitor>(kind: CacheType, visitor: V) {
+    match kind {
+        CacheType::F32 => visitor.visit::<Floats<format::F32>>(),
+        CacheType::F16 => visitor.visit::<Floats<format::F16>>(),
+        CacheType::Bf16 => visitor.visit::<Floats<format::Bf16>>(),
+        CacheType::Q8_0 => visitor.visit::<Q8>(),
+    }
+}
+
+/// Elements of a float type, side by side.
+struct Floats<F>(PhantomData<F>);
+
+/// Float types that can be written.
+trait WriteFloat: Float {
+    /// Rounds 16 floats to nearest even and hands out their bytes.
+    fn encode<S: Simd>(simd: S, x: &F32s) -> [Self::Element; LANES];
+}
+
+impl WriteFloat for format::F32 {
+    #[inline(always)]
+    fn encode<S: Simd>(_simd: S, x: &F32s) -> [[u8; 4]; LANES] {
+        x.map(f32::to_le_bytes)
+    }
+}
+
+impl WriteFloat for format::F16 {
+    #[inline(always)]
+    fn encode<S: Simd>(simd: S, x: &F32s) -> [[u8; 2]; LANES] {
+        let mut bits = [0; LANES];
+        simd.store_f16(simd.load(x), &mut bits);
+        bits.map(u16::to_le_bytes)
+    }
+}
+
+impl WriteFloat for format::Bf16 {
+    #[inline(always)]
+    fn encode<S: Simd>(_simd: S, x: &F32s) -> [[u8; 2]; LANES] {
+        x.map(|x| bf16_bits(x).to_le_bytes())
+    }
+}
+
+impl<F: WriteFloat> KvFormat for Floats<F> {
+    fn key_page_bytes(key_len: usize) -> usize {
+        LANES * key_len * size_of::<F::Element>()
+    }
+    fn value_row_bytes(value_len: usize) -> usize {
+        value_len.next_multiple_of(LANES) * size_of::<F::Element>()
+    }
+    #[inline(always)]
+    fn load_key<S: Simd>(simd: S, page: &[u8], _key_len: usize, d: usize) -> S::F {
+        let (vectors, _) = format::blocks::<F::Element>(page).as_chunks::<LANES>();
+        F::load(simd, &vectors[d])
+    }
+    #[inline(always)]
+    fn load_value<S: Simd>(simd: S, row: &[u8], _value_len: usize, part: usize) -> S::F {
+        let (vectors, _) = format::blocks::<F::Element>(row).as_chunks::<LANES>();
+        F::load(simd, &vectors[part])
+    }
+    #[inline(always)]
+    fn write<S: Simd>(simd: S, from: &[f32], to: &mut [u8], stride: usize, offset: usize) {
+        let size = size_of::<F::Element>();
+        let mut slots = to.chunks_exact_mut(size).skip(offset).step_by(stride);
+        for part in from.chunks(LANES) {
+            let encoded = F::encode(simd, &padded(part));
+            for (element, slot) in encoded.iter().take(part.len()).zip(&mut slots) {
+                slot.copy_from_slice(bytemuck::bytes_of(element));
+            }
+        }
+    }
+}
+
+/// i8 quants of all elements, then the half-precision scales, one for each 32 elements.
+struct Q8;
+
+impl Q8 {
+    /// Vector `index` of elements of type `E`.
+    #[inline(always)]
+    fn lanes<E: Pod>(bytes: &[u8], index: usize) -> &[E; LANES] {
+        &format::blocks::<E>(bytes).as_chunks::<LANES>().0[index]
+    }
+}
+
+impl KvFormat for Q8 {
+    fn key_page_bytes(key_len: usize) -> usize {
+        LANES * (key_len + key_len / 32 * 2)
+    }
+    fn value_row_bytes(value_len: usize) -> usize {
+        value_len + value_len / 32 * 2
+    }
+    #[inline(always)]
+    fn load_key<S: Simd>(simd: S, page: &[u8], key_len: usize, d: usize) -> S::F {
+        let (quants, scales) = page.split_at(LANES * key_len);
+        let q = simd.load_i8(Self::lanes::<i8>(quants, d));
+        let scale = simd.load_f16(&Self::lanes::<[u8; 2]>(scales, d / 32).map(u16::from_le_bytes));
+        simd.mul(q, scale)
+    }
+    #[inline(always)]
+    fn load_value<S: Simd>(simd: S, row: &[u8], value_len: usize, part: usize) -> S::F {
+        let (quants, scales) = row.split_at(value_len);
+        let q = simd.load_i8(Self::lanes::<i8>(quants, part));
+        let scale = [scales[part / 2 * 2], scales[part / 2 * 2 + 1]];
+        let scale = simd.load_f16(&[u16::from_le_bytes(scale); LANES]);
+        simd.mul(q, scale)
+    }
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "quants are held within ±127")]
+    fn write<S: Simd>(_simd: S, from: &[f32], to: &mut [u8], stride: usize, offset: usize) {
+        let (quants, scales) = to.split_at_mut(from.len() * stride);
+        let mut quants = quants.iter_mut().skip(offset).step_by(stride);
+        let mut scales = scales.chunks_exact_mut(2).skip(offset).step_by(stride);
+        for block in from.chunks_exact(32) {
+            let largest = block.iter().fold(0.0_f32, |m, x| if x.abs() > m { x.abs() } else { m });
+            let finite = block.iter().all(|x| x.is_finite());
+            let scale = if finite { largest / 127.0 } else { f32::NAN };
+            let half = f16::from_f32_const(scale);
+            if let Some(slot) = scales.next() {
+                slot.copy_from_slice(&half.to_bits().to_le_bytes());
+            }
+            let stored = half.to_f32_const();
+            let inverse = if stored > 0.0 { 1.0 / stored } else { 0.0 };
+            for x in block {
+                let q = (x * inverse).round_ties_even().clamp(-127.0, 127.0);
+                if let Some(slot) = quants.next() {
+                    *slot = (q as i8).cast_unsigned();
+                }
+            }
+        }
+    }
+}

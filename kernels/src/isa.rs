@@ -1,0 +1,160 @@
+//! Which instruction set the kernels run on, as a value: holding an [`Isa`] proves that this
+//! processor has it. It is detected once and passed along; nothing in this crate asks again.
+
+use crate::simd::{Avx2, Avx512, Scalar, Simd};
+
+/// An instruction set by name, whether this machine has it or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IsaName {
+    /// Plain Rust; runs everywhere and is the reference that the others must equal.
+    Scalar,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL; with VNNI where the processor has it.
+    Avx512,
+}
+
+impl IsaName {
+    /// Every name, slowest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The spelling on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+impl std::fmt::Display for IsaName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for IsaName {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Self, IsaError> {
+        let known = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        known.ok_or_else(|| IsaError::Unknown(name.to_owned()))
+    }
+}
+
+/// Why an instruction set cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// The name is none of [`IsaName::ALL`].
+    #[error("unknown instruction set {0:?}; known are scalar, avx2, avx512")]
+    Unknown(String),
+    /// This processor lacks it.
+    #[error("this processor does not have {0}; leave --isa out to use the best it has")]
+    Unsupported(IsaName),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Scalar(Scalar),
+    Avx2(Avx2),
+    Avx512(Avx512<false>),
+    Avx512Vnni(Avx512<true>),
+}
+
+/// An instruction set that this processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+impl Isa {
+    /// The best that this processor has.
+    pub fn detect() -> Self {
+        let best = IsaName::ALL.into_iter().rev().find_map(|name| Self::request(name).ok());
+        best.unwrap_or(Self::SCALAR)
+    }
+
+    /// The reference, which every processor has.
+    pub const SCALAR: Self = Self(Kind::Scalar(Scalar));
+
+    /// The instruction set `name`.
+    ///
+    /// # Errors
+    /// [`IsaError::Unsupported`] if this processor lacks it.
+    pub fn request(name: IsaName) -> Result<Self, IsaError> {
+        let kind = match name {
+            IsaName::Scalar => Some(Kind::Scalar(Scalar)),
+            IsaName::Avx2 => Avx2::detect().map(Kind::Avx2),
+            IsaName::Avx512 => (Avx512::<true>::detect().map(Kind::Avx512Vnni))
+                .or_else(|| Avx512::<false>::detect().map(Kind::Avx512)),
+        };
+        kind.map(Self).ok_or(IsaError::Unsupported(name))
+    }
+
+    /// Every instruction set that this processor has, slowest first. Where AVX-512 comes with
+    /// VNNI, the variant without it is listed too, so that tests can compare them.
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Self::SCALAR];
+        all.extend(Avx2::detect().map(|isa| Self(Kind::Avx2(isa))));
+        all.extend(Avx512::<false>::detect().map(|isa| Self(Kind::Avx512(isa))));
+        all.extend(Avx512::<true>::detect().map(|isa| Self(Kind::Avx512Vnni(isa))));
+        all
+    }
+
+    /// Its name.
+    pub const fn name(self) -> IsaName {
+        match self.0 {
+            Kind::Scalar(_) => IsaName::Scalar,
+            Kind::Avx2(_) => IsaName::Avx2,
+            Kind::Avx512(_) | Kind::Avx512Vnni(_) => IsaName::Avx512,
+        }
+    }
+
+    /// The name with its extensions, for reports: `avx512+vnni`.
+    pub const fn description(self) -> &'static str {
+        match self.0 {
+            Kind::Avx512Vnni(_) => "avx512+vnni",
+            _ => self.name().name(),
+        }
+    }
+
+    /// Runs `op` compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
+        match self.0 {
+            Kind::Scalar(simd) => op.run(simd),
+            Kind::Avx2(simd) => simd.vectorize(op),
+            Kind::Avx512(simd) => simd.vectorize(op),
+            Kind::Avx512Vnni(simd) => simd.vectorize(op),
+        }
+    }
+}
+
+/// A computation written once over [`Simd`]. `run` must be `#[inline(always)]`, and so must all
+/// that it calls with the token, or the intrinsics do not inline.
+pub(crate) trait Op {
+    /// What it returns.
+    type Output;
+
+    /// The computation.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_unknown_ones_are_refused() {
+        for name in IsaName::ALL {
+            assert_eq!(name.name().parse(), Ok(name));
+        }
+        assert_eq!("neon".parse::<IsaName>(), Err(IsaError::Unknown("neon".to_owned())));
+    }
+
+    #[test]
+    fn detection_agrees_with_what_is_available() {
+        let available = Isa::available();
+        assert_eq!(available[0], Isa::SCALAR);
+        assert_eq!(Isa::detect(), *available.last().expect("scalar at least"));
+    }
+}

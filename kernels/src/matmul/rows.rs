@@ -1,0 +1,194 @@
+//! Products of one weight row at a time, for few activation rows.
+
+use super::Piece;
+use crate::act::{QuantRow, QuantRows};
+use crate::format::{self, Format32, Format256, Super, f16_pair};
+use crate::simd::{LANES, Simd, padded};
+
+/// Activation rows that share one unpacking of a weight row.
+const COLUMNS: usize = 4;
+
+/// Calls `$body` with `$c` a constant from 1 to 4 for each group of activation rows.
+macro_rules! for_columns {
+    ($n:expr, |$first:ident, $c:ident| $body:expr) => {{
+        let mut $first = 0;
+        while $first < $n {
+            match $n - $first {
+                1 => {
+                    const $c: usize = 1;
+                    $body
+                }
+                2 => {
+                    const $c: usize = 2;
+                    $body
+                }
+                3 => {
+                    const $c: usize = 3;
+                    $body
+                }
+                _ => {
+                    const $c: usize = 4;
+                    $body
+                }
+            }
+            $first += COLUMNS;
+        }
+    }};
+}
+
+/// Formats with blocks of 32.
+#[inline(always)]
+pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
+    let weights = piece.weights();
+    let row_bytes = weights.bytes.len() / weights.rows;
+    for_columns!(piece.input.rows(), |first, C| {
+        let x: [QuantRow<'_>; C] = std::array::from_fn(|c| x.row(first + c));
+        for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
+            let sums = row32::<F, S, C>(simd, format::blocks(bytes), &x);
+            for (c, sum) in sums.into_iter().enumerate() {
+                piece.out(first + c, row, 1)[0] = sum;
+            }
+        }
+    });
+}
+
+/// One weight row against `C` activation rows: eight blocks at a time up to the chain, which
+/// runs block by block.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
+fn row32<F: Format32, S: Simd, const C: usize>(
+    simd: S,
+    blocks: &[F::Block],
+    x: &[QuantRow<'_>; C],
+) -> [f32; C] {
+    let mut acc = [0.0; C];
+    for (group, blocks) in blocks.chunks(8).enumerate() {
+        let mut w = [0; 256];
+        let mut d = [0; 8];
+        let mut m = [0; 8];
+        let (slots, _) = w.as_chunks_mut::<32>();
+        for (j, (block, w)) in blocks.iter().zip(slots).enumerate() {
+            [d[j], m[j]] = F::unpack(simd, block, w);
+        }
+        let d = simd.f16x8(&d);
+        let m = if F::HAS_MIN { simd.f16x8(&m) } else { [0.0; 8] };
+        for (acc, x) in acc.iter_mut().zip(x) {
+            let q = x.q[256 * group..].first_chunk::<256>().expect("rows are padded to 256");
+            let dots = if F::SIGNED { simd.dot32x8_i8(&w, q) } else { simd.dot32x8_u8(&w, q) };
+            let sums = x.sums[16 * group..].first_chunk::<16>().expect("a sum for each 16");
+            let mut t = [0.0; 8];
+            for j in 0..8 {
+                let sum = i32::from(sums[2 * j]) + i32::from(sums[2 * j + 1]);
+                t[j] = d[j] * (dots[j] - F::OFFSET * sum) as f32;
+                if F::HAS_MIN {
+                    t[j] = m[j].mul_add(sum as f32, t[j]);
+                }
+            }
+            for (t, scale) in t.iter().take(blocks.len()).zip(&x.scales[8 * group..]) {
+                *acc = scale.mul_add(*t, *acc);
+            }
+        }
+    }
+    acc
+}
+
+/// Formats with super-blocks.
+#[inline(always)]
+pub(super) fn rows256<F: Format256, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
+    let weights = piece.weights();
+    let row_bytes = weights.bytes.len() / weights.rows;
+    for_columns!(piece.input.rows(), |first, C| {
+        let x: [QuantRow<'_>; C] = std::array::from_fn(|c| x.row(first + c));
+        for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
+            let sums = row256::<F, S, C>(simd, format::blocks(bytes), &x);
+            for (c, sum) in sums.into_iter().enumerate() {
+                piece.out(first + c, row, 1)[0] = sum;
+            }
+        }
+    });
+}
+
+/// One weight row against `C` activation rows.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
+fn row256<F: Format256, S: Simd, const C: usize>(
+    simd: S,
+    blocks: &[F::Block],
+    x: &[QuantRow<'_>; C],
+) -> [f32; C] {
+    let mut acc = [0.0; C];
+    let mut unpacked = Super::ZERO;
+    for (b, block) in blocks.iter().enumerate() {
+        F::unpack(simd, block, &mut unpacked);
+        let Super { w, scales, mins, .. } = &unpacked;
+        let [d, dmin] = f16_pair(simd, unpacked.d);
+        for (acc, x) in acc.iter_mut().zip(x) {
+            let q = x.q[256 * b..].first_chunk::<256>().expect("a row of super-blocks");
+            let sums = x.sums[16 * b..].first_chunk::<16>().expect("a sum for each 16");
+            let products = match (F::SIGNED, F::PAIRED) {
+                (false, false) => simd.dot256_u8::<false>(w, q, scales),
+                (false, true) => simd.dot256_u8::<true>(w, q, scales),
+                (true, false) => simd.dot256_i8::<false>(w, q, scales),
+                (true, true) => simd.dot256_i8::<true>(w, q, scales),
+            };
+            let mut isum = simd.reduce_int(products);
+            let uses_mins = F::HAS_MIN || F::OFFSET != 0;
+            let msum = if uses_mins { simd.dot16(mins, sums) } else { 0 };
+            if !F::HAS_MIN {
+                isum -= msum;
+            }
+            let mut t = d * isum as f32;
+            if F::HAS_MIN {
+                t = (-dmin).mul_add(msum as f32, t);
+            }
+            *acc = x.scales[b].mul_add(t, *acc);
+        }
+    }
+    acc
+}
+
+/// Float weights, and any format in exact mode: `widen` turns a row's bytes into floats.
+#[inline(always)]
+pub(super) fn dequantized<S: Simd>(
+    simd: S,
+    piece: &Piece<'_, '_>,
+    widen: impl Fn(&[u8], &mut [f32]),
+) {
+    let weights = piece.weights();
+    let row_bytes = weights.bytes.len() / weights.rows;
+    let len = weights.cols;
+    let x = piece.input.x;
+    let mut floats = vec![0.0; len];
+    for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
+        widen(bytes, &mut floats);
+        for_columns!(piece.input.rows(), |first, C| {
+            let x: [&[f32]; C] =
+                std::array::from_fn(|c| &x[(first + c) * len..(first + c + 1) * len]);
+            for (c, sum) in dot_floats(simd, &floats, &x).into_iter().enumerate() {
+                piece.out(first + c, row, 1)[0] = sum;
+            }
+        });
+    }
+}
+
+/// Float dot products: lane i sums the products at i, i + 16, … with fma, and the lanes are
+/// added by the canonical tree (N3). A last part of fewer than 16 is filled up with zeros.
+#[inline(always)]
+fn dot_floats<S: Simd, const C: usize>(simd: S, w: &[f32], x: &[&[f32]; C]) -> [f32; C] {
+    let mut acc = [simd.splat(0.0); C];
+    let (chunks, tail) = w.as_chunks::<LANES>();
+    let x = x.map(|x| x.as_chunks::<LANES>());
+    for (i, w) in chunks.iter().enumerate() {
+        let w = simd.load(w);
+        for c in 0..C {
+            acc[c] = simd.fma(w, simd.load(&x[c].0[i]), acc[c]);
+        }
+    }
+    if !tail.is_empty() {
+        let w = simd.load(&padded(tail));
+        for c in 0..C {
+            acc[c] = simd.fma(w, simd.load(&padded(x[c].1)), acc[c]);
+        }
+    }
+    acc.map(|acc| simd.reduce_add(acc))
+}

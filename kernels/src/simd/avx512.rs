@@ -1,0 +1,440 @@
+//! AVX-512: a vector is one register of 16 lanes. With `VNNI`, byte products accumulate in one
+//! instruction; without it they go through 16-bit pair sums as in AVX2.
+
+use super::{F32s, LANES, Simd};
+use crate::isa::Op;
+use std::arch::x86_64::*;
+
+/// Proof that this processor has AVX-512 F, BW, DQ and VL with all that [`super::Avx2`] asks for,
+/// and VNNI if that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512<const VNNI: bool>(());
+
+impl<const VNNI: bool> Avx512<VNNI> {
+    /// The token, if the processor has the instructions.
+    pub fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
+            && (!VNNI || is_x86_feature_detected!("avx512vnni"));
+        has.then_some(Self(()))
+    }
+}
+
+/// Wraps intrinsics whose only requirement is the instruction set.
+macro_rules! simd {
+    ($body:expr) => {
+        // SAFETY: `self` proves that the processor has these AVX-512 subsets (and VNNI where it
+        // is used); pointers come from references to arrays of the length that is accessed.
+        unsafe { $body }
+    };
+}
+
+type F = __m512;
+type I = __m512i;
+
+impl<const VNNI: bool> Avx512<VNNI> {
+    /// 64 bytes at element 64·i.
+    #[inline(always)]
+    fn bytes<T>(self, x: &[T; 256], i: usize) -> I {
+        const { assert!(size_of::<T>() == 1) };
+        let part: &[T] = &x[64 * i..64 * i + 64];
+        simd!(_mm512_loadu_si512(part.as_ptr().cast()))
+    }
+
+    /// Pair sums of unsigned · signed bytes.
+    #[inline(always)]
+    fn pairs_u8(self, w: I, x: I) -> I {
+        simd!(_mm512_maddubs_epi16(w, x))
+    }
+
+    /// Pair sums of signed · signed bytes: |w| · (x with the sign of w).
+    #[inline(always)]
+    fn pairs_i8(self, w: I, x: I) -> I {
+        simd!({
+            let negative = _mm512_movepi8_mask(w);
+            let x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+            _mm512_maddubs_epi16(_mm512_abs_epi8(w), x)
+        })
+    }
+
+    #[inline(always)]
+    fn dot256(
+        self,
+        w: &[u8; 256],
+        x: &[i8; 256],
+        scales: &[i16; 16],
+        pairs: impl Fn(I, I) -> I,
+    ) -> I {
+        simd!({
+            let scales = _mm256_loadu_si256(scales.as_ptr().cast());
+            let scales = _mm512_castsi256_si512(scales);
+            let mut acc = _mm512_setzero_si512();
+            // 16-bit lane l of part i belongs to elements 64i + 2l, so to scale 4i + l/8.
+            let eighth = _mm512_set_epi64(
+                0x0003_0003_0003_0003,
+                0x0003_0003_0003_0003,
+                0x0002_0002_0002_0002,
+                0x0002_0002_0002_0002,
+                0x0001_0001_0001_0001,
+                0x0001_0001_0001_0001,
+                0,
+                0,
+            );
+            for i in 0..4_i16 {
+                let index = _mm512_add_epi16(eighth, _mm512_set1_epi16(4 * i));
+                let scale = _mm512_permutexvar_epi16(index, scales);
+                let at = i.unsigned_abs().into();
+                let products = pairs(self.bytes(w, at), self.bytes(x, at));
+                acc = _mm512_add_epi32(acc, _mm512_madd_epi16(products, scale));
+            }
+            acc
+        })
+    }
+
+    #[inline(always)]
+    fn dot32x8(self, w: &[u8; 256], x: &[i8; 256], pairs: impl Fn(I, I) -> I) -> [i32; 8] {
+        let ones = simd!(_mm512_set1_epi16(1));
+        let mut out = [0; 8];
+        simd!({
+            // Part i holds blocks 2i (low half) and 2i + 1 (high half).
+            let halves: [__m256i; 8] = {
+                let sums: [I; 4] = std::array::from_fn(|i| {
+                    _mm512_madd_epi16(pairs(self.bytes(w, i), self.bytes(x, i)), ones)
+                });
+                std::array::from_fn(|block| {
+                    if block % 2 == 0 {
+                        _mm512_castsi512_si256(sums[block / 2])
+                    } else {
+                        _mm512_extracti64x4_epi64::<1>(sums[block / 2])
+                    }
+                })
+            };
+            let h = |a, b| _mm256_hadd_epi32(a, b);
+            let a = h(h(halves[0], halves[1]), h(halves[2], halves[3]));
+            let b = h(h(halves[4], halves[5]), h(halves[6], halves[7]));
+            let low = _mm256_permute2x128_si256::<0x20>(a, b);
+            let high = _mm256_permute2x128_si256::<0x31>(a, b);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_add_epi32(low, high));
+        });
+        out
+    }
+
+    /// The four bytes at `x[4k..]` in every lane.
+    #[inline(always)]
+    fn broadcast4(self, x: &[i8], k: usize) -> I {
+        let quad: [i8; 4] = [x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]];
+        simd!(_mm512_set1_epi32(i32::from_le_bytes(quad.map(i8::cast_unsigned))))
+    }
+
+    /// Each row's scale, of which `scale` has two copies, as 32-bit lanes.
+    #[inline(always)]
+    fn wide_scale(self, scale: &[i16; 32]) -> I {
+        simd!(_mm512_srai_epi32::<16>(_mm512_loadu_si512(scale.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn tile_pairs<const C: usize, const ADDS: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        scale: &[i16; 32],
+        acc: &mut [I; C],
+        pairs: impl Fn(I, I) -> I,
+    ) {
+        let scale = simd!(_mm512_loadu_si512(scale.as_ptr().cast()));
+        for (group, w) in w.chunks(ADDS).enumerate() {
+            let mut short = simd!([_mm512_setzero_si512(); C]);
+            for (k, w) in w.iter().enumerate() {
+                let w = simd!(_mm512_loadu_si512(w.as_ptr().cast()));
+                for c in 0..C {
+                    let x = self.broadcast4(x[c], group * ADDS + k);
+                    short[c] = simd!(_mm512_add_epi16(short[c], pairs(w, x)));
+                }
+            }
+            for c in 0..C {
+                let sums = simd!(_mm512_madd_epi16(short[c], scale));
+                acc[c] = simd!(_mm512_add_epi32(acc[c], sums));
+            }
+        }
+    }
+
+    /// With VNNI: sums of unsigned · signed bytes from `start`, times the scales. `flip` turns
+    /// the stored weights into the unsigned ones that the instruction takes.
+    #[inline(always)]
+    fn tile_vnni<const C: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        start: [i32; C],
+        flip: i8,
+        scale: &[i16; 32],
+        acc: &mut [I; C],
+    ) {
+        let scale = self.wide_scale(scale);
+        let flip = simd!(_mm512_set1_epi8(flip));
+        let mut sums = start.map(|start| simd!(_mm512_set1_epi32(start)));
+        for (k, w) in w.iter().enumerate() {
+            let w = simd!(_mm512_xor_si512(_mm512_loadu_si512(w.as_ptr().cast()), flip));
+            for c in 0..C {
+                let x = self.broadcast4(x[c], k);
+                sums[c] = simd!(_mm512_dpbusd_epi32(sums[c], w, x));
+            }
+        }
+        for c in 0..C {
+            let scaled = simd!(_mm512_mullo_epi32(sums[c], scale));
+            acc[c] = simd!(_mm512_add_epi32(acc[c], scaled));
+        }
+    }
+}
+
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
+    type F = F;
+    type I = I;
+
+    #[inline]
+    fn vectorize<O: Op>(self, op: O) -> O::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        #[target_feature(enable = "bmi1,bmi2,popcnt")]
+        fn run<O: Op>(simd: Avx512<false>, op: O) -> O::Output {
+            op.run(simd)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[target_feature(enable = "bmi1,bmi2,popcnt")]
+        fn run_vnni<O: Op>(simd: Avx512<true>, op: O) -> O::Output {
+            op.run(simd)
+        }
+        // SAFETY: `self` proves that the processor has each of the features enabled above; VNNI
+        // is enabled only where the token's parameter says so.
+        unsafe { if VNNI { run_vnni(Avx512(()), op) } else { run(Avx512(()), op) } }
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        simd!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load(self, x: &F32s) -> F {
+        simd!(_mm512_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn store(self, v: F, out: &mut F32s) {
+        simd!(_mm512_storeu_ps(out.as_mut_ptr(), v));
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> F {
+        simd!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> F {
+        simd!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> F {
+        simd!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: F, out: &mut [u16; LANES]) {
+        simd!({
+            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), half);
+        });
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        simd!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        simd!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        simd!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        simd!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        simd!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        simd!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        simd!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: F) -> F {
+        simd!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn copysign(self, a: F, b: F) -> F {
+        simd!({
+            let sign = _mm512_set1_ps(-0.0);
+            _mm512_or_ps(_mm512_andnot_ps(sign, a), _mm512_and_ps(sign, b))
+        })
+    }
+    #[inline(always)]
+    fn select_gt(self, a: F, b: F, yes: F, no: F) -> F {
+        simd!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes))
+    }
+    #[inline(always)]
+    fn round_to_int(self, a: F) -> I {
+        simd!(_mm512_cvtps_epi32(a))
+    }
+    #[inline(always)]
+    fn int_to_float(self, a: I) -> F {
+        simd!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn pow2(self, n: I) -> F {
+        simd!({
+            let biased = _mm512_add_epi32(n, _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn store_int(self, v: I, out: &mut [i32; LANES]) {
+        simd!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
+    }
+    #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> I {
+        simd!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn sub_int(self, a: I, b: I) -> I {
+        simd!(_mm512_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> I {
+        simd!(_mm512_set1_epi32(x))
+    }
+    #[inline(always)]
+    fn f16x8(self, x: &[u16; 8]) -> [f32; 8] {
+        let mut out = [0.0; 8];
+        simd!({
+            let wide = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
+            _mm256_storeu_ps(out.as_mut_ptr(), wide);
+        });
+        out
+    }
+    #[inline(always)]
+    fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32] {
+        let mut out = [0; 32];
+        simd!({
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            let index = _mm256_loadu_si256(index.as_ptr().cast());
+            let index = _mm256_and_si256(index, _mm256_set1_epi8(15));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_shuffle_epi8(table, index));
+        });
+        out
+    }
+    #[inline(always)]
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
+        let mut out = [0; 32];
+        simd!({
+            let mask = u32::from_le_bytes(bits);
+            let chosen = _mm256_maskz_set1_epi8(mask, yes.cast_signed());
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), chosen);
+        });
+        out
+    }
+    #[inline(always)]
+    fn dot256_u8<const PAIRED: bool>(self, w: &[u8; 256], x: &[i8; 256], scales: &[i16; 16]) -> I {
+        self.dot256(w, x, scales, |w, x| self.pairs_u8(w, x))
+    }
+    #[inline(always)]
+    fn dot256_i8<const PAIRED: bool>(self, w: &[u8; 256], x: &[i8; 256], scales: &[i16; 16]) -> I {
+        self.dot256(w, x, scales, |w, x| self.pairs_i8(w, x))
+    }
+    #[inline(always)]
+    fn dot32x8_u8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8] {
+        self.dot32x8(w, x, |w, x| self.pairs_u8(w, x))
+    }
+    #[inline(always)]
+    fn dot32x8_i8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8] {
+        self.dot32x8(w, x, |w, x| self.pairs_i8(w, x))
+    }
+    #[inline(always)]
+    fn reduce_int(self, v: I) -> i32 {
+        simd!(_mm512_reduce_add_epi32(v))
+    }
+    #[inline(always)]
+    fn dot16(self, a: &[i16; 16], b: &[i16; 16]) -> i32 {
+        simd!({
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let b = _mm256_loadu_si256(b.as_ptr().cast());
+            self.reduce_int(_mm512_zextsi256_si512(_mm256_madd_epi16(a, b)))
+        })
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]) {
+        // Dword `d` of 16 rows lies 256 bytes apart: a gather per column is one instruction.
+        let stride = simd!(_mm512_mullo_epi32(
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+            _mm512_set1_epi32(64)
+        ));
+        let base = rows.as_ptr().cast::<i32>();
+        for (dword, column) in out.iter_mut().enumerate() {
+            simd!({
+                let gathered = _mm512_i32gather_epi32::<4>(stride, base.add(dword));
+                _mm512_storeu_si512(column.as_mut_ptr().cast(), gathered);
+            });
+        }
+    }
+    #[inline(always)]
+    fn tile_u8<const C: usize, const ADDS: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        scale: &[i16; 32],
+        acc: &mut [I; C],
+    ) {
+        let x = x.map(|x| &x[..4 * w.len()]);
+        if VNNI {
+            self.tile_vnni(w, x, [0; C], 0, scale, acc);
+        } else {
+            self.tile_pairs::<C, ADDS>(w, x, scale, acc, |w, x| self.pairs_u8(w, x));
+        }
+    }
+    #[inline(always)]
+    fn tile_i8<const C: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        sums: [i32; C],
+        scale: &[i16; 32],
+        acc: &mut [I; C],
+    ) {
+        let x = x.map(|x| &x[..4 * w.len()]);
+        if VNNI {
+            // Flipping the sign bit adds 128 to every weight: take 128 · Σx away beforehand.
+            self.tile_vnni(w, x, sums.map(|sum| -128 * sum), -128, scale, acc);
+        } else {
+            self.tile_pairs::<C, 1>(w, x, scale, acc, |w, x| self.pairs_i8(w, x));
+        }
+    }
+    #[inline(always)]
+    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: I) -> I {
+        let [a, b] = pair.map(i16::to_le_bytes);
+        simd!({
+            let pair = _mm512_set1_epi32(i32::from_le_bytes([a[0], a[1], b[0], b[1]]));
+            let mins = _mm512_loadu_si512(mins.as_ptr().cast());
+            _mm512_add_epi32(acc, _mm512_madd_epi16(mins, pair))
+        })
+    }
+}

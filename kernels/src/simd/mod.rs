@@ -1,0 +1,182 @@
+//! The small vector layer on which every kernel is written once.
+//!
+//! A vector has 16 lanes of 32 bits in every instruction set: an array in [`Scalar`], two
+//! registers in [`Avx2`], one in [`Avx512`]. The lane structure is therefore the same everywhere,
+//! and so is every rounding: an algorithm over [`Simd`] gives the same bits on all of them,
+//! provided that each method here does. That is what the tests of this module check.
+//!
+//! A token's only constructors are its `detect`, so holding one proves that the processor has the
+//! instructions; that is why the methods are safe.
+
+mod avx2;
+mod avx512;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+pub use avx2::Avx2;
+pub use avx512::Avx512;
+pub use scalar::Scalar;
+pub(crate) use scalar::bf16_bits;
+
+use crate::isa::Op;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// 16 floats in memory.
+pub(crate) type F32s = [f32; LANES];
+
+/// At most 16 floats, filled up with zeros.
+#[inline(always)]
+pub(crate) fn padded(part: &[f32]) -> F32s {
+    let mut full = [0.0; LANES];
+    full[..part.len()].copy_from_slice(part);
+    full
+}
+
+/// The operations of one instruction set.
+///
+/// All float operations are the IEEE 754 ones with round to nearest even; `fma` rounds once.
+pub(crate) trait Simd: Copy + 'static {
+    /// 16 lanes of f32.
+    type F: Copy;
+    /// 16 lanes of i32.
+    type I: Copy;
+
+    /// Runs `op` in a function compiled for this instruction set.
+    fn vectorize<O: Op>(self, op: O) -> O::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// Lane i is `x[i]`.
+    fn load(self, x: &F32s) -> Self::F;
+    /// Stores lane i to `out[i]`.
+    fn store(self, v: Self::F, out: &mut F32s);
+    /// Lane i is the half-precision number with bits `x[i]`.
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// Lane i is the bfloat16 number with bits `x[i]`.
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    /// Lane i is `x[i]` as a float.
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F;
+    /// The half-precision bits of the lanes, rounded to nearest even.
+    fn store_f16(self, v: Self::F, out: &mut [u16; LANES]);
+
+    /// a + b.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a − b.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a · b.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a · b + c, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a if a > b, else b; so b if either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a if a < b, else b; so b if either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// |a|.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// The sign of b on the magnitude of a.
+    fn copysign(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Lane i is `yes` where a > b and `no` elsewhere, NaN included.
+    fn select_gt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even; the lanes must be within ±2^30.
+    fn round_to_int(self, a: Self::F) -> Self::I;
+    /// The integer as a float, rounded to nearest even.
+    fn int_to_float(self, a: Self::I) -> Self::F;
+    /// 2^n for −126 ≤ n ≤ 127.
+    fn pow2(self, n: Self::I) -> Self::F;
+    /// Lanes as integers in memory.
+    fn store_int(self, v: Self::I, out: &mut [i32; LANES]);
+    /// Lane i is `x[i]`.
+    fn load_int(self, x: &[i32; LANES]) -> Self::I;
+    /// a − b, wrapping.
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// All lanes `x`.
+    fn splat_int(self, x: i32) -> Self::I;
+    /// The 8 half-precision numbers with bits `x`.
+    fn f16x8(self, x: &[u16; 8]) -> [f32; 8];
+    /// `table[index & 15]` for each of 32 indices.
+    fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32];
+
+    /// Byte i is `yes` if bit i of the little-endian `bits` is set, else 0.
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32];
+
+    /// The maximum of the lanes; the order does not matter, as no lane is NaN.
+    #[inline(always)]
+    fn reduce_max(self, v: Self::F) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut best = lanes[0];
+        for x in lanes {
+            best = if x > best { x } else { best };
+        }
+        best
+    }
+
+    /// The sum of the lanes by the canonical tree: lane i + lane i+8, then i+4, i+2, i+1 (N3).
+    #[inline(always)]
+    fn reduce_add(self, v: Self::F) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
+    /// Σ w·x over 256 elements, each group of 16 weighted by its scale: the 16 lanes of the
+    /// result sum to Σ_g scale\[g\] · Σ_i w\[16g + i\] · x\[16g + i\].
+    /// `w` holds unsigned weights of at most 127. With `PAIRED`, scales 2g and 2g+1 are equal.
+    fn dot256_u8<const PAIRED: bool>(
+        self,
+        w: &[u8; 256],
+        x: &[i8; 256],
+        scales: &[i16; 16],
+    ) -> Self::I;
+    /// As [`Self::dot256_u8`] for weights that are i8 in two's complement.
+    fn dot256_i8<const PAIRED: bool>(
+        self,
+        w: &[u8; 256],
+        x: &[i8; 256],
+        scales: &[i16; 16],
+    ) -> Self::I;
+    /// Sums of w·x over each of 8 groups of 32; weights unsigned, at most 127.
+    fn dot32x8_u8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8];
+    /// As [`Self::dot32x8_u8`] for weights that are i8 in two's complement.
+    fn dot32x8_i8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8];
+    /// The sum of the lanes.
+    fn reduce_int(self, v: Self::I) -> i32;
+    /// Σ a·b over 16 pairs of i16.
+    fn dot16(self, a: &[i16; 16], b: &[i16; 16]) -> i32;
+
+    /// Turns 16 rows of 64 dwords into 64 columns of 16 dwords.
+    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]);
+    /// Adds a sub-block's scaled products to the accumulators of `C` columns: for row lane r and
+    /// column c, acc\[c\]\[r\] += scale\[r\] · Σ_k w\[k\]\[r\] · x\[c\]\[k\], over `w.len()` dwords of 4
+    /// elements. `scale` has each row's scale twice. `ADDS` products of pairs fit an i16.
+    fn tile_u8<const C: usize, const ADDS: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        scale: &[i16; 32],
+        acc: &mut [Self::I; C],
+    );
+    /// As [`Self::tile_u8`] for weights that are i8 in two's complement. `sums[c]` is Σ x\[c\].
+    fn tile_i8<const C: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        sums: [i32; C],
+        scale: &[i16; 32],
+        acc: &mut [Self::I; C],
+    );
+    /// acc\[r\] + mins\[2r\] · pair\[0\] + mins\[2r+1\] · pair\[1\].
+    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: Self::I) -> Self::I;
+}

@@ -1,0 +1,257 @@
+//! The reference: plain Rust over arrays. It is the specification of every other token.
+
+use super::{F32s, LANES, Simd};
+use crate::isa::Op;
+use half::{bf16, f16};
+
+/// The token of the reference; every processor can run it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scalar;
+
+#[inline(always)]
+fn map<T: Copy, U: Copy + Default, const N: usize>(a: [T; N], f: impl Fn(T) -> U) -> [U; N] {
+    std::array::from_fn(|i| f(a[i]))
+}
+
+#[inline(always)]
+fn zip(a: F32s, b: F32s, f: impl Fn(f32, f32) -> f32) -> F32s {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+/// Σ_i w(i)·x(i) over a run of equal length.
+#[inline(always)]
+fn dot(w: &[u8], x: &[i8], weight: impl Fn(u8) -> i32) -> i32 {
+    w.iter().zip(x).map(|(&w, &x)| weight(w) * i32::from(x)).sum()
+}
+
+#[inline(always)]
+fn dot256(w: &[u8; 256], x: &[i8; 256], scales: &[i16; 16], f: impl Fn(u8) -> i32) -> [i32; 16] {
+    std::array::from_fn(|g| {
+        let at = 16 * g..16 * g + 16;
+        i32::from(scales[g]) * dot(&w[at.clone()], &x[at], &f)
+    })
+}
+
+#[inline(always)]
+fn tile<const C: usize>(
+    w: &[[u8; 64]],
+    x: [&[i8]; C],
+    scale: &[i16; 32],
+    acc: &mut [[i32; LANES]; C],
+    weight: impl Fn(u8) -> i32,
+) {
+    for (acc, x) in acc.iter_mut().zip(x) {
+        for (row, acc) in acc.iter_mut().enumerate() {
+            let quads = w.iter().zip(x.chunks_exact(4));
+            let sum: i32 = quads.map(|(w, x)| dot(&w[4 * row..4 * row + 4], x, &weight)).sum();
+            *acc += i32::from(scale[2 * row]) * sum;
+        }
+    }
+}
+
+#[inline(always)]
+fn unsigned(w: u8) -> i32 {
+    i32::from(w)
+}
+
+#[inline(always)]
+fn signed(w: u8) -> i32 {
+    i32::from(w.cast_signed())
+}
+
+impl Simd for Scalar {
+    type F = F32s;
+    type I = [i32; LANES];
+
+    #[inline(always)]
+    fn vectorize<O: Op>(self, op: O) -> O::Output {
+        op.run(self)
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> F32s {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &F32s) -> F32s {
+        *x
+    }
+    #[inline(always)]
+    fn store(self, v: F32s, out: &mut F32s) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> F32s {
+        map(*x, |bits| f16::from_bits(bits).to_f32_const())
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> F32s {
+        map(*x, |bits| f32::from_bits(u32::from(bits) << 16))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> F32s {
+        map(*x, f32::from)
+    }
+    #[inline(always)]
+    fn store_f16(self, v: F32s, out: &mut [u16; LANES]) {
+        *out = map(v, |x| f16::from_f32_const(x).to_bits());
+    }
+    #[inline(always)]
+    fn add(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: F32s, b: F32s, c: F32s) -> F32s {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn abs(self, a: F32s) -> F32s {
+        map(a, f32::abs)
+    }
+    #[inline(always)]
+    fn copysign(self, a: F32s, b: F32s) -> F32s {
+        zip(a, b, f32::copysign)
+    }
+    #[inline(always)]
+    fn select_gt(self, a: F32s, b: F32s, yes: F32s, no: F32s) -> F32s {
+        std::array::from_fn(|i| if a[i] > b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lanes are within ±2^30")]
+    fn round_to_int(self, a: F32s) -> Self::I {
+        map(a, |x| x.round_ties_even() as i32)
+    }
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "rounding is what the method promises")]
+    fn int_to_float(self, a: Self::I) -> F32s {
+        map(a, |x| x as f32)
+    }
+    #[inline(always)]
+    fn pow2(self, n: Self::I) -> F32s {
+        map(n, |n| f32::from_bits(((n + 127) << 23).cast_unsigned()))
+    }
+    #[inline(always)]
+    fn store_int(self, v: Self::I, out: &mut [i32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> Self::I {
+        *x
+    }
+    #[inline(always)]
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn f16x8(self, x: &[u16; 8]) -> [f32; 8] {
+        map(*x, |bits| f16::from_bits(bits).to_f32_const())
+    }
+    #[inline(always)]
+    fn lookup32(self, index: &[u8; 32], table: &[i8; 16]) -> [u8; 32] {
+        map(*index, |i| table[usize::from(i & 15)].cast_unsigned())
+    }
+    #[inline(always)]
+    fn bits32(self, bits: [u8; 4], yes: u8) -> [u8; 32] {
+        std::array::from_fn(|i| if (bits[i / 8] >> (i % 8)) & 1 == 1 { yes } else { 0 })
+    }
+    #[inline(always)]
+    fn dot256_u8<const PAIRED: bool>(
+        self,
+        w: &[u8; 256],
+        x: &[i8; 256],
+        scales: &[i16; 16],
+    ) -> Self::I {
+        dot256(w, x, scales, unsigned)
+    }
+    #[inline(always)]
+    fn dot256_i8<const PAIRED: bool>(
+        self,
+        w: &[u8; 256],
+        x: &[i8; 256],
+        scales: &[i16; 16],
+    ) -> Self::I {
+        dot256(w, x, scales, signed)
+    }
+    #[inline(always)]
+    fn dot32x8_u8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8] {
+        std::array::from_fn(|g| dot(&w[32 * g..32 * g + 32], &x[32 * g..32 * g + 32], unsigned))
+    }
+    #[inline(always)]
+    fn dot32x8_i8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8] {
+        std::array::from_fn(|g| dot(&w[32 * g..32 * g + 32], &x[32 * g..32 * g + 32], signed))
+    }
+    #[inline(always)]
+    fn reduce_int(self, v: Self::I) -> i32 {
+        v.into_iter().fold(0, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn dot16(self, a: &[i16; 16], b: &[i16; 16]) -> i32 {
+        a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]) {
+        for (dword, out) in out.iter_mut().enumerate() {
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(4)) {
+                out.copy_from_slice(&row[4 * dword..4 * dword + 4]);
+            }
+        }
+    }
+    #[inline(always)]
+    fn tile_u8<const C: usize, const ADDS: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        scale: &[i16; 32],
+        acc: &mut [Self::I; C],
+    ) {
+        tile(w, x, scale, acc, unsigned);
+    }
+    #[inline(always)]
+    fn tile_i8<const C: usize>(
+        self,
+        w: &[[u8; 64]],
+        x: [&[i8]; C],
+        _sums: [i32; C],
+        scale: &[i16; 32],
+        acc: &mut [Self::I; C],
+    ) {
+        tile(w, x, scale, acc, signed);
+    }
+    #[inline(always)]
+    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: Self::I) -> Self::I {
+        std::array::from_fn(|r| {
+            acc[r]
+                + i32::from(mins[2 * r]) * i32::from(pair[0])
+                + i32::from(mins[2 * r + 1]) * i32::from(pair[1])
+        })
+    }
+}
+
+/// The bfloat16 bits of `x`, rounded to nearest even; used where a cache stores bfloat16.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u16 {
+    bf16::from_f32_const(x).to_bits()
+}

@@ -1,0 +1,1 @@
+//! Every method of every token against the scalar reference, with `==`.

@@ -97,13 +97,6 @@ impl fmt::Display for Stats {
     }
 }
 
-/// The most memory that this process has had resident so far, as the kernel counts it.
-pub fn peak_resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 fn rate(tokens: u64, ms: f64) -> Option<f64> {
     (tokens > 0 && ms > 0.0).then(|| tokens as f64 * 1e3 / ms)
 }
@@ -162,10 +155,5 @@ mod tests {
         let mut silent = Stats { generated_tokens: 0, bytes_per_token: None, ..ONE };
         silent.add(&ONE);
         assert_eq!(silent.bytes_per_token, ONE.bytes_per_token);
-    }
-
-    #[test]
-    fn this_process_has_a_peak() {
-        assert!(peak_resident_bytes().is_some_and(|bytes| bytes > 1 << 16));
     }
 }

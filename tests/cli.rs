@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -114,6 +114,32 @@ fn a_closed_pipe_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("text.gguf"), "This is no model, whatever its name says.").unwrap();
+    fs::write(path("empty.gguf"), "").unwrap();
+    fs::write(path("secret.gguf"), "This is no model either.").unwrap();
+    fs::set_permissions(path("secret.gguf"), fs::Permissions::from_mode(0o000)).unwrap();
+    // Permissions do not stop root, who then sees what is in the file.
+    let root = rustix::process::geteuid().is_root();
+    let unreadable = if root { "not a usable GGUF file" } else { "may not be read" };
+    for (name, want) in [
+        ("text.gguf", "not a usable GGUF file"),
+        ("empty.gguf", "is empty"),
+        ("secret.gguf", unreadable),
+        ("none.gguf", "does not exist"),
+        ("", "not a regular file"),
+    ] {
+        let output = aios().arg("inspect").arg(path(name)).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let text = stderr(&output);
+        assert!(text.starts_with("error: ") && text.contains(want), "{name}: {text}");
+        assert_eq!(stdout(&output), "", "{name}");
+    }
 }
 
 /// A catalogue of one small model, a stand-in for pip that hands it out, and a store.

@@ -5,6 +5,7 @@
 
 mod args;
 mod doctor;
+mod inspect;
 mod models;
 mod progress;
 
@@ -31,6 +32,7 @@ const AFTER_HELP: &str = "\
 Examples:
   aios models                          which models can be had by name
   aios pull smollm2-135m-instruct      fetch one and verify it
+  aios inspect model.gguf              what a file holds and what a token of it reads
   aios doctor                          what this machine can do
 
 Models are kept in AIOS_MODEL_DIR, or in the folder 'models' of AIOS_CACHE_DIR
@@ -54,6 +56,7 @@ struct Cli {
 enum Command {
     Models(models::ModelsArgs),
     Pull(models::PullArgs),
+    Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -80,6 +83,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Command::Models(args) => models::list(&args),
         Command::Pull(args) => models::pull(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
@@ -95,7 +99,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         // The reader of our output has seen enough.
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", causes(error));
     let interrupted = error.chain().any(|e| {
         e.is::<Interrupted>() || matches!(e.downcast_ref(), Some(ModelError::Interrupted))
     });
@@ -104,6 +108,20 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         () if error.is::<Usage>() => ExitCode::from(2),
         () => ExitCode::FAILURE,
     }
+}
+
+/// The error and its causes on one line. A cause that the message before it quotes already is not
+/// said twice.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
+        if said.is_empty() {
+            cause
+        } else if said.contains(&cause) {
+            said
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
 }
 
 fn start_logging(verbose: u8) {
@@ -130,5 +148,11 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = anyhow::anyhow!("no such file").context("x.gguf: no such file");
+        assert_eq!(causes(&error.context("cannot start")), "cannot start: x.gguf: no such file");
     }
 }

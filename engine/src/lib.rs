@@ -1,3 +1,25 @@
+//! The engine: it reads GGUF files, tokenizes, renders chat templates, runs the forward pass and
+//! samples. It joins `aios-residency`, which owns the bytes, with `aios-kernels`, which computes
+//! on them; SPEC.md states the arithmetic and the formats.
+
 #![forbid(unsafe_code)]
 
+mod arch;
+mod cache;
+mod error;
+mod forward;
 pub mod gguf;
+mod model;
+mod noise;
+mod rope;
+mod sampler;
+mod session;
+pub mod template;
+pub mod tokenizer;
+
+pub use arch::{ConfigError, read_config};
+pub use error::EngineError;
+pub use forward::{Executor, ExecutorOptions, Want};
+pub use model::{LoadError, Model, TensorError};
+pub use sampler::{Sampler, SamplerOptions, argmax};
+pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -73,6 +73,17 @@ impl BlockTable {
         }
     }
 
+    /// Enters the bytes of `id` once more under another name, as a tied tensor needs it.
+    ///
+    /// # Panics
+    /// If `id` is another table's, or there are 2^32 blocks.
+    pub fn alias(&mut self, id: BlockId, name: TensorName) -> BlockId {
+        let block = Block { name, ..self.block(id).clone() };
+        let alias = u32::try_from(self.blocks.len()).expect("far fewer than 2^32 blocks");
+        self.blocks.push(block);
+        BlockId(alias)
+    }
+
     /// A block's bytes.
     ///
     /// # Panics

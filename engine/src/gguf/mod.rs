@@ -1,5 +1,5 @@
 //! The GGUF file format, versions 2 and 3, little-endian: a reader for bytes that nobody vouches
-//! for, and a writer. SPEC.md states the rules (G1 to Gn) that the reader enforces.
+//! for, and a writer. SPEC.md states the rules (G1 to G24) that the reader enforces.
 //!
 //! Everything here works on byte slices; opening and mapping files is `aios-residency`'s part.
 //!

@@ -184,29 +184,25 @@ fn records(
             .name(TENSOR_NAME_BYTES_MAX)
             .map_err(|fault| fault.at(Field::TensorName { index }))?
             .to_owned();
-        match record(cursor, alignment) {
-            Ok((shape, dtype, bytes, offset)) => {
-                records.push(Record { name, shape, dtype, bytes, offset });
-            }
-            Err((part, fault)) => return Err(fault.at(Field::Tensor { name, part })),
-        }
+        records.push(record(cursor, name, alignment)?);
     }
     Ok(records)
 }
 
-/// Reads what follows the name: shape, type, size in bytes and offset.
-fn record(
-    cursor: &mut Cursor<'_>,
-    alignment: u64,
-) -> Result<(Vec<u64>, DType, u64, u64), (TensorPart, Fault)> {
-    let shape = shape(cursor).map_err(|fault| (TensorPart::Shape, fault))?;
-    let dtype = dtype(cursor).map_err(|fault| (TensorPart::DType, fault))?;
-    let bytes = tensor_bytes(&shape, dtype).map_err(|fault| (TensorPart::Shape, fault))?;
-    let offset = cursor.u64().map_err(|fault| (TensorPart::Data, fault))?;
+/// Reads what follows the name: shape, type and offset.
+fn record(cursor: &mut Cursor<'_>, name: String, alignment: u64) -> Result<Record, GgufError> {
+    let at = |part| {
+        let name = &name;
+        move |fault: Fault| fault.at(Field::Tensor { name: name.clone(), part })
+    };
+    let shape = shape(cursor).map_err(at(TensorPart::Shape))?;
+    let dtype = dtype(cursor).map_err(at(TensorPart::DType))?;
+    let bytes = tensor_bytes(&shape, dtype).map_err(at(TensorPart::Shape))?;
+    let offset = cursor.u64().map_err(at(TensorPart::Data))?;
     if !offset.is_multiple_of(alignment) {
-        return Err((TensorPart::Data, Fault::Misaligned { offset, alignment }));
+        return Err(at(TensorPart::Data)(Fault::Misaligned { offset, alignment }));
     }
-    Ok((shape, dtype, bytes, offset))
+    Ok(Record { name, shape, dtype, bytes, offset })
 }
 
 fn shape(cursor: &mut Cursor<'_>) -> Result<Vec<u64>, Fault> {
@@ -236,8 +232,8 @@ fn dtype(cursor: &mut Cursor<'_>) -> Result<DType, Fault> {
     DType::from_gguf(code).ok_or(Fault::UnknownDType { code })
 }
 
-/// The bytes that a tensor of this shape, of 1 to 4 dimensions, takes. The number of elements must fit 64 bits too, so
-/// that nothing downstream has to fear for it.
+/// The bytes that a tensor of this shape, of 1 to 4 dimensions, takes. The number of elements must
+/// fit 64 bits too, so that nothing downstream has to fear for it.
 pub(super) fn tensor_bytes(shape: &[u64], dtype: DType) -> Result<u64, Fault> {
     if let Some(axis) = shape.iter().position(|&dim| dim == 0) {
         return Err(Fault::ZeroDimension { axis });
@@ -290,15 +286,14 @@ fn refuse_overlaps(tensors: &[TensorInfo]) -> Result<(), GgufError> {
 struct Cursor<'a> {
     /// The part of the file in which the header must lie.
     bytes: &'a [u8],
-    /// Whether the file goes on after `bytes`.
-    capped: bool,
     at: usize,
+    file_len: u64,
 }
 
 impl<'a> Cursor<'a> {
     fn new(file: &'a [u8]) -> Self {
-        let len = file.len().min(HEADER_BYTES_MAX);
-        Self { bytes: &file[..len], capped: len < file.len(), at: 0 }
+        let bytes = &file[..file.len().min(HEADER_BYTES_MAX)];
+        Self { bytes, at: 0, file_len: file.len() as u64 }
     }
 
     fn offset(&self) -> u64 {
@@ -309,16 +304,26 @@ impl<'a> Cursor<'a> {
         (self.bytes.len() - self.at) as u64
     }
 
-    /// What to report when the header's bytes run out.
-    fn out_of_bytes(&self, fault: Fault) -> Fault {
-        if self.capped { Fault::HeaderTooLong { limit: HEADER_BYTES_MAX as u64 } } else { fault }
+    /// What to report where `needed` bytes, `None` being more than 64 bits can count, go beyond the
+    /// part in which the header must lie: `fault` of the bytes left if the file ends before them.
+    fn beyond(&self, needed: Option<u64>, fault: impl FnOnce(u64) -> Fault) -> Fault {
+        let left = self.file_len - self.offset();
+        match needed {
+            Some(needed) if needed <= left => {
+                Fault::HeaderTooLong { limit: HEADER_BYTES_MAX as u64 }
+            }
+            _ => fault(left),
+        }
     }
 
     fn take(&mut self, len: u64) -> Result<&'a [u8], Fault> {
-        let remaining = self.remaining();
-        if len > remaining {
+        if len > self.remaining() {
             let offset = self.offset();
-            return Err(self.out_of_bytes(Fault::Truncated { offset, needed: len, remaining }));
+            return Err(self.beyond(Some(len), |remaining| Fault::Truncated {
+                offset,
+                needed: len,
+                remaining,
+            }));
         }
         let bytes = &self.bytes[self.at..][..len as usize];
         self.at += len as usize;
@@ -352,9 +357,10 @@ impl<'a> Cursor<'a> {
 
     /// `count`, if the rest of the header could hold as many entries of at least `bytes_min` bytes.
     fn room_for(&self, count: u64, bytes_min: u64) -> Result<usize, Fault> {
-        let remaining = self.remaining();
-        if count > remaining / bytes_min {
-            return Err(self.out_of_bytes(Fault::CountTooLarge { count, bytes_min, remaining }));
+        if count > self.remaining() / bytes_min {
+            return Err(self.beyond(count.checked_mul(bytes_min), |remaining| {
+                Fault::CountTooLarge { count, bytes_min, remaining }
+            }));
         }
         Ok(count as usize)
     }

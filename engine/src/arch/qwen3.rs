@@ -1,0 +1,20 @@
+//! Qwen 3: as Llama, with rotary halves and a norm on each head of q and k.
+
+use super::{Spec, inverse_root_of_key_len};
+use aios_contract::{ActivationFn, Architecture, BlockLayout, FfnLayout, NormKind, RopePairing};
+
+pub(super) const SPEC: Spec = Spec {
+    architecture: Architecture::Qwen3,
+    norm: NormKind::Rms,
+    block: BlockLayout::Sequential,
+    pairing: RopePairing::Halves,
+    rope_base: None,
+    local_rope_base: None,
+    fused_qkv: false,
+    qk_norm: true,
+    ffn: FfnLayout::Gated,
+    activation: ActivationFn::Silu,
+    scaled_embedding: false,
+    global_period: 0,
+    attention_scale: inverse_root_of_key_len,
+};

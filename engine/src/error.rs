@@ -1,0 +1,91 @@
+//! What can go wrong while a model runs.
+
+use crate::tokenizer::TokenizerError;
+use aios_kernels::{CacheType, IsaError};
+use aios_residency::OutOfMemory;
+use std::sync::Arc;
+
+/// Why a session could not be started or could not go on. The session itself stays usable.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is nothing to run.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// A token id that the vocabulary does not have.
+    #[error("token id {id} is outside the vocabulary of {vocab} tokens")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// The prompt does not fit.
+    #[error(
+        "the prompt has {tokens} tokens and the context holds {context}; \
+         shorten it or raise the context with -c"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// Threads must be 1 or more.
+    #[error("0 threads cannot compute anything; give 1 or more with -t")]
+    NoThreads,
+    /// A context of 0 positions, or one beyond what positions can be counted exactly for.
+    #[error("a context of {context} positions is not possible; choose 1 to {most}")]
+    Context {
+        /// The context asked for.
+        context: usize,
+        /// The largest possible.
+        most: usize,
+    },
+    /// The cache type does not fit the model's heads.
+    #[error("cache type {kind} needs heads of a multiple of 32 elements; this model's have {len}")]
+    CacheType {
+        /// The type.
+        kind: CacheType,
+        /// Elements of a head.
+        len: usize,
+    },
+    /// A sampling parameter is out of range.
+    #[error("{name} {value} is out of range: {problem}")]
+    Sampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it may be.
+        problem: &'static str,
+    },
+    /// The logits of a position are not finite.
+    #[error(
+        "the logits at position {position} are not finite: the weights hold NaN or infinity, \
+         or an activation overflowed; check the file's digest"
+    )]
+    NotFinite {
+        /// The position, counted from 0.
+        position: usize,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+    /// The system does not give the memory.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// The processor lacks the instruction set.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// The system does not start threads.
+    #[error("the system does not start {threads} threads: {source}")]
+    Threads {
+        /// The number asked for.
+        threads: usize,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The vocabulary is not sound.
+    #[error(transparent)]
+    Tokenizer(#[from] Arc<TokenizerError>),
+}

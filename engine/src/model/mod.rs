@@ -1,0 +1,115 @@
+//! A model: files mapped and checked, tensors resolved to roles, configuration read.
+
+mod load;
+mod weights;
+
+pub use load::{LoadError, TensorError};
+pub(crate) use weights::{Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
+
+use crate::gguf::{Metadata, TensorInfo};
+use crate::rope::Ropes;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use aios_contract::{DType, ModelConfig, RoleGroup};
+use aios_residency::BlockTable;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// A model, ready to run. It is shared: sessions hold an `Arc` of it.
+#[derive(Debug)]
+pub struct Model {
+    path: PathBuf,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    config: ModelConfig,
+    blocks: BlockTable,
+    weights: Weights,
+    ropes: Ropes,
+    /// Rope factors beyond the training context (LongRoPE), if the file has them.
+    long_ropes: Option<Ropes>,
+    tokenizer: OnceLock<Result<Tokenizer, Arc<TokenizerError>>>,
+}
+
+impl Model {
+    /// Maps the model at `path`, all parts if it is split, and checks everything that running
+    /// it needs: keys, tensors, shapes, dtypes.
+    ///
+    /// # Errors
+    /// [`LoadError`], which names the file and what is wrong with it.
+    pub fn load(path: &Path) -> Result<Arc<Self>, LoadError> {
+        load::load(path).map(Arc::new)
+    }
+
+    /// The path that the model was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The metadata of its (first) file.
+    pub const fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Its tensors, of all parts.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Its configuration.
+    pub const fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its blocks.
+    pub const fn blocks(&self) -> &BlockTable {
+        &self.blocks
+    }
+
+    pub(crate) const fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The ropes for a session of `context` positions.
+    pub(crate) fn ropes(&self, context: usize) -> &Ropes {
+        let original = self.config.rope.original_context.unwrap_or(usize::MAX);
+        self.long_ropes.as_ref().filter(|_| context > original).unwrap_or(&self.ropes)
+    }
+
+    /// Its tokenizer, made from the metadata when it is first asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the vocabulary.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Arc<TokenizerError>> {
+        let made = self
+            .tokenizer
+            .get_or_init(|| Tokenizer::from_metadata(&self.metadata).map_err(Arc::new));
+        made.as_ref().map_err(Arc::clone)
+    }
+
+    /// The source of its chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.metadata.str("tokenizer.chat_template").ok().flatten()
+    }
+
+    /// The dtypes of its matrices by size, largest first, with their bytes.
+    pub fn dtypes(&self) -> Vec<(DType, u64)> {
+        let mut sums: Vec<(DType, u64)> = Vec::new();
+        for tensor in &self.tensors {
+            match sums.iter_mut().find(|(dtype, _)| *dtype == tensor.dtype) {
+                Some((_, bytes)) => *bytes += tensor.bytes(),
+                None => sums.push((tensor.dtype, tensor.bytes())),
+            }
+        }
+        sums.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        sums
+    }
+
+    /// Weight bytes that one decoded token reads, by group of roles: the ledger's count, known
+    /// beforehand. Of the embedding it is one row.
+    pub fn bytes_per_token(&self) -> Vec<(RoleGroup, u64)> {
+        let bytes = self.weights.bytes_per_token(&self.blocks);
+        let of = |group: RoleGroup| -> u64 {
+            bytes.iter().filter(|(role, _)| role.group() == group).map(|(_, bytes)| bytes).sum()
+        };
+        RoleGroup::ALL.into_iter().map(|group| (group, of(group))).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! The weights of a model by what they are for. Small vectors are kept as floats; matrices are
+//! blocks of the residency's table, resolved when they are used.
+
+use aios_contract::{DType, NormConfig, Role};
+use aios_kernels::{Matrix, MatrixError, Norm};
+use aios_residency::{BlockId, BlockTable};
+
+/// A matrix, or a run of rows of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    pub id: BlockId,
+    pub dtype: DType,
+    /// Rows of the whole tensor.
+    pub total_rows: usize,
+    /// The first row and the number of rows that are meant.
+    pub first: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Tensor {
+    /// The matrix of the whole tensor.
+    ///
+    /// # Errors
+    /// If the block does not have the bytes that the shape needs.
+    pub(crate) fn whole<'a>(&self, blocks: &'a BlockTable) -> Result<Matrix<'a>, MatrixError> {
+        Matrix::new(self.dtype, self.total_rows, self.cols, blocks.resolve(self.id))
+    }
+
+    /// The rows that are meant.
+    ///
+    /// # Panics
+    /// If [`Self::whole`] fails; loading has seen that it does not.
+    pub(crate) fn matrix<'a>(&self, blocks: &'a BlockTable) -> Matrix<'a> {
+        let whole = self.whole(blocks).expect("checked when the model was loaded");
+        whole.row_range(self.first, self.rows)
+    }
+
+    /// Bytes of the rows that are meant.
+    pub(crate) fn bytes(&self) -> usize {
+        self.dtype.row_bytes(self.cols).unwrap_or(0) * self.rows
+    }
+}
+
+/// A matrix and its bias.
+#[derive(Clone, Debug)]
+pub(crate) struct Projection {
+    pub tensor: Tensor,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Gain and bias of a norm.
+#[derive(Clone, Debug)]
+pub(crate) struct NormWeights {
+    pub gain: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+}
+
+impl NormWeights {
+    /// The norm with a model's kind and epsilon.
+    pub(crate) fn with(&self, config: NormConfig) -> Norm<'_> {
+        let Self { gain, bias } = self;
+        Norm { kind: config.kind, epsilon: config.epsilon, gain, bias: bias.as_deref() }
+    }
+}
+
+/// What feeds the activation of a feed-forward part.
+#[derive(Clone, Debug)]
+pub(crate) enum FfnInput {
+    Gated { gate: Projection, up: Projection },
+    Plain { up: Projection },
+}
+
+/// The feed-forward part.
+#[derive(Clone, Debug)]
+pub(crate) struct Ffn {
+    /// `None` where it shares the attention's norm (parallel layers).
+    pub norm: Option<NormWeights>,
+    pub input: FfnInput,
+    pub down: Projection,
+    pub post_norm: Option<NormWeights>,
+}
+
+/// One layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub attn_norm: NormWeights,
+    pub q: Projection,
+    pub k: Projection,
+    pub v: Projection,
+    pub q_norm: Option<NormWeights>,
+    pub k_norm: Option<NormWeights>,
+    pub o: Projection,
+    pub attn_post_norm: Option<NormWeights>,
+    pub ffn: Ffn,
+}
+
+/// All weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights {
+    pub embedding: Tensor,
+    pub layers: Vec<Layer>,
+    pub output_norm: NormWeights,
+    pub head: Tensor,
+}
+
+impl Layer {
+    /// Its matrices in the order in which they are read.
+    pub(crate) fn projections(&self) -> impl Iterator<Item = &Projection> {
+        let (first, second) = match &self.ffn.input {
+            FfnInput::Gated { gate, up } => (Some(gate), up),
+            FfnInput::Plain { up } => (None, up),
+        };
+        let attention = [&self.q, &self.k, &self.v, &self.o];
+        attention.into_iter().chain(first).chain([second, &self.ffn.down])
+    }
+}
+
+impl Weights {
+    /// Bytes that a decoded token reads, by role.
+    pub(crate) fn bytes_per_token(&self, blocks: &BlockTable) -> Vec<(Role, u64)> {
+        let role = |tensor: &Tensor| blocks.block(tensor.id).name.role;
+        let row = self.embedding.dtype.row_bytes(self.embedding.cols).unwrap_or(0);
+        let mut list = vec![(Role::TokenEmbedding, row as u64)];
+        for projection in self.layers.iter().flat_map(Layer::projections) {
+            let bias = projection.bias.as_ref().map_or(0, |bias| 4 * bias.len());
+            let bytes = projection.tensor.bytes() + bias;
+            list.push((role(&projection.tensor), bytes as u64));
+        }
+        list.push((Role::Head, self.head.bytes() as u64));
+        list
+    }
+}

@@ -1,0 +1,311 @@
+//! Choosing the next token. The order is llama.cpp's: repetition penalty, top-k, top-p, min-p,
+//! temperature, then a draw.
+//!
+//! The draw is Gumbel-max: each candidate's logit over the temperature gets noise that depends on
+//! (seed, position, token), and the largest sum wins, which follows the softmax exactly.
+
+use crate::error::EngineError;
+use crate::noise::{Purpose, gumbel};
+use std::cmp::Ordering;
+
+/// Sampling parameters, with llama.cpp's names and defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// Divides the logits; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the fewest most likely tokens whose probabilities sum to this; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens below this fraction of the most likely one's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of recent tokens; 1 changes nothing.
+    pub repeat_penalty: f32,
+    /// How many recent tokens the penalty looks at.
+    pub repeat_last_n: usize,
+    /// The seed.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            seed: 0,
+        }
+    }
+}
+
+impl SamplerOptions {
+    /// Always the most likely token.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`EngineError::Sampling`], which names the parameter.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let range = |name, value: f32, ok, problem| {
+            if ok { Ok(()) } else { Err(EngineError::Sampling { name, value, problem }) }
+        };
+        let Self { temperature: t, top_p, min_p, repeat_penalty: penalty, .. } = *self;
+        range("--temp", t, t.is_finite() && t >= 0.0, "it must be 0 or more")?;
+        range("--top-p", top_p, (0.0..=1.0).contains(&top_p), "it must be between 0 and 1")?;
+        range("--min-p", min_p, (0.0..=1.0).contains(&min_p), "it must be between 0 and 1")?;
+        let positive = penalty.is_finite() && penalty > 0.0;
+        range("--repeat-penalty", penalty, positive, "it must be more than 0")
+    }
+}
+
+/// The index of the largest logit, the lowest of several, and its margin over the next largest.
+/// Logits must be finite.
+///
+/// # Panics
+/// If there are none.
+pub fn argmax(logits: &[f32]) -> (u32, f32) {
+    let mut best = (0, logits[0]);
+    let mut second = f32::NEG_INFINITY;
+    for (id, &logit) in logits.iter().enumerate().skip(1) {
+        if logit > best.1 {
+            second = best.1;
+            best = (id, logit);
+        } else if logit > second {
+            second = logit;
+        }
+    }
+    (u32::try_from(best.0).unwrap_or(u32::MAX), best.1 - second)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: u32,
+    logit: f32,
+}
+
+/// More likely first, the lower id first among equals.
+fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+/// A sampler and its buffers.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    options: SamplerOptions,
+    candidates: Vec<Candidate>,
+    weights: Vec<f64>,
+}
+
+impl Sampler {
+    /// A sampler.
+    ///
+    /// # Errors
+    /// [`EngineError::Sampling`].
+    pub fn new(options: SamplerOptions) -> Result<Self, EngineError> {
+        options.check()?;
+        Ok(Self { options, candidates: Vec::new(), weights: Vec::new() })
+    }
+
+    /// The token that follows `history`, to stand at `position`, given finite logits. Tokens in
+    /// `banned` are never chosen unless there is nothing else.
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        banned: &[u32],
+        position: usize,
+    ) -> u32 {
+        self.candidates.clear();
+        let numbered = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
+        self.candidates.extend(numbered);
+        self.penalise(history);
+        if banned.len() < logits.len() {
+            for &id in banned {
+                if let Some(candidate) = self.candidates.get_mut(id as usize) {
+                    candidate.logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        if self.options.temperature == 0.0 {
+            let best = self.candidates.iter().min_by(|a, b| by_rank(a, b));
+            return best.map_or(0, |candidate| candidate.id);
+        }
+        self.keep_top_k();
+        self.keep_top_p();
+        self.keep_min_p();
+        self.draw(position)
+    }
+
+    fn penalise(&mut self, history: &[u32]) {
+        let penalty = self.options.repeat_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        let recent = &history[history.len().saturating_sub(self.options.repeat_last_n)..];
+        for (i, id) in recent.iter().enumerate() {
+            if recent[..i].contains(id) {
+                continue;
+            }
+            if let Some(candidate) = self.candidates.get_mut(*id as usize) {
+                let positive = candidate.logit > 0.0;
+                candidate.logit *= if positive { 1.0 / penalty } else { penalty };
+            }
+        }
+    }
+
+    /// Leaves the k best, ranked.
+    fn keep_top_k(&mut self) {
+        let k = self.options.top_k;
+        if (1..self.candidates.len()).contains(&k) {
+            self.candidates.select_nth_unstable_by(k - 1, by_rank);
+            self.candidates.truncate(k);
+        }
+        self.candidates.sort_unstable_by(by_rank);
+        self.candidates.retain(|candidate| candidate.logit > f32::NEG_INFINITY);
+    }
+
+    /// Fills `weights` with e^(logit − best), so that the first is 1.
+    fn weigh(&mut self) {
+        let best = self.candidates.first().map_or(0.0, |candidate| f64::from(candidate.logit));
+        self.weights.clear();
+        let weight = |candidate: &Candidate| libm::exp(f64::from(candidate.logit) - best);
+        self.weights.extend(self.candidates.iter().map(weight));
+    }
+
+    fn keep_top_p(&mut self) {
+        let p = f64::from(self.options.top_p);
+        if p >= 1.0 {
+            return;
+        }
+        self.weigh();
+        let total: f64 = self.weights.iter().sum();
+        let mut sum = 0.0;
+        let reaches = |weight: &f64| {
+            sum += weight;
+            sum >= p * total
+        };
+        if let Some(last) = self.weights.iter().position(reaches) {
+            self.candidates.truncate(last + 1);
+        }
+    }
+
+    fn keep_min_p(&mut self) {
+        let min_p = f64::from(self.options.min_p);
+        if min_p <= 0.0 {
+            return;
+        }
+        self.weigh();
+        let kept = self.weights.iter().take_while(|&&weight| weight >= min_p).count();
+        self.candidates.truncate(kept.max(1));
+    }
+
+    fn draw(&self, position: usize) -> u32 {
+        let SamplerOptions { temperature, seed, .. } = self.options;
+        let score = |candidate: &Candidate| {
+            let item = u64::from(candidate.id);
+            let noise = gumbel(seed, position as u64, Purpose::Token, item);
+            f64::from(candidate.logit) / f64::from(temperature) + noise
+        };
+        let scored = self.candidates.iter().map(|candidate| (candidate.id, score(candidate)));
+        let best = scored.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        best.map_or(0, |(id, _)| id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(options: SamplerOptions) -> Sampler {
+        Sampler::new(options).expect("good options")
+    }
+
+    const OPEN: SamplerOptions = SamplerOptions {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        seed: 11,
+    };
+
+    /// χ² of `draws` draws against the softmax of `logits` at temperature 1.
+    fn chi_square(sampler: &mut Sampler, logits: &[f32], draws: usize, bias: usize) -> f64 {
+        let total: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        let mut counts = vec![0_u32; logits.len()];
+        for position in 0..draws {
+            let mut id = sampler.sample(logits, &[], &[], position) as usize;
+            if bias > 0 && position % bias == 0 {
+                id = 0;
+            }
+            counts[id] += 1;
+        }
+        let expected = |x: f32| f64::from(x).exp() / total * draws as f64;
+        let term = |(x, n): (&f32, &u32)| (f64::from(*n) - expected(*x)).powi(2) / expected(*x);
+        logits.iter().zip(&counts).map(term).sum()
+    }
+
+    #[test]
+    fn draws_follow_the_softmax_and_a_biased_sampler_is_caught() {
+        let logits = [0.5, 1.5, -0.5, 0.0, 2.0, 1.0, -1.0, 0.25];
+        // 7 degrees of freedom: 99.99 % of samples lie below 29.9.
+        let fair = chi_square(&mut sampler(OPEN), &logits, 200_000, 0);
+        assert!(fair < 29.9, "{fair}");
+        let biased = chi_square(&mut sampler(OPEN), &logits, 200_000, 50);
+        assert!(biased > 100.0, "{biased}");
+    }
+
+    #[test]
+    fn filters_keep_what_they_should() {
+        let logits = [0.0, 3.0, 1.0, 2.9, -5.0];
+        let ids = |options: SamplerOptions| {
+            let mut sampler = sampler(options);
+            let mut seen: Vec<u32> =
+                (0..3000).map(|position| sampler.sample(&logits, &[], &[], position)).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            seen
+        };
+        assert_eq!(ids(SamplerOptions { top_k: 2, ..OPEN }), [1, 3]);
+        assert_eq!(ids(SamplerOptions { top_p: 0.5, ..OPEN }), [1]);
+        assert_eq!(ids(SamplerOptions { min_p: 0.5, ..OPEN }), [1, 3]);
+        assert_eq!(ids(SamplerOptions { temperature: 0.0, ..OPEN }), [1]);
+        let mut sampler = sampler(SamplerOptions { temperature: 0.0, ..OPEN });
+        assert_eq!(sampler.sample(&logits, &[], &[1, 3], 0), 2);
+    }
+
+    #[test]
+    fn a_penalty_counts_once_and_only_for_recent_tokens() {
+        let options =
+            SamplerOptions { temperature: 0.0, repeat_penalty: 2.0, repeat_last_n: 2, ..OPEN };
+        let mut sampler = sampler(options);
+        let logits = [2.0, 1.5, -1.0];
+        assert_eq!(sampler.sample(&logits, &[0, 2, 2], &[], 0), 0);
+        assert_eq!(sampler.sample(&logits, &[0, 0], &[], 0), 1);
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        for options in [
+            SamplerOptions { temperature: f32::NAN, ..OPEN },
+            SamplerOptions { top_p: 1.5, ..OPEN },
+            SamplerOptions { min_p: -0.1, ..OPEN },
+            SamplerOptions { repeat_penalty: 0.0, ..OPEN },
+        ] {
+            assert!(matches!(Sampler::new(options), Err(EngineError::Sampling { .. })));
+        }
+    }
+
+    #[test]
+    fn argmax_takes_the_first_of_equals() {
+        assert_eq!(argmax(&[1.0, 5.0, 5.0, 2.0]), (1, 0.0));
+        assert_eq!(argmax(&[4.0, 1.0, 3.5]), (0, 0.5));
+    }
+}

@@ -4,6 +4,7 @@
 //! as they come and says what they cost. It knows the model only as a [`Responder`], which renders
 //! the history with the model's own template and generates.
 
+mod engine;
 mod input;
 mod lines;
 mod repl;
@@ -14,6 +15,7 @@ mod tests;
 use std::io;
 use std::sync::atomic::AtomicBool;
 
+pub use engine::{Conversation, generate, open};
 pub use input::{Assembler, HELP, Input};
 pub use lines::{Editor, Event, Lines, Piped};
 pub use repl::{Repl, Screen};

@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use aios_engine::ExecutorOptions;
+use aios_kernels::CacheType;
 use clap::{Args, ValueEnum};
 
 use crate::chat::{Settings, penalty, seed, within};
@@ -66,6 +68,19 @@ pub enum Threads {
     Exactly(usize),
 }
 
+impl ContextArgs {
+    /// The set-up of a session with a model that was trained for `trained` positions.
+    pub fn options(&self, threads: &ThreadArgs, trained: usize) -> ExecutorOptions {
+        let asked = usize::try_from(self.ctx_size).unwrap_or(usize::MAX);
+        let context = if asked == 0 { trained } else { asked };
+        let mut options = ExecutorOptions::new(context);
+        (options.threads, options.threads_batch) = threads.resolve(options.threads);
+        options.cache_k = self.cache.cache_type_k;
+        options.cache_v = self.cache.cache_type_v;
+        options
+    }
+}
+
 impl ThreadArgs {
     /// The threads for generating and for the prompt, given how many cores this process may use.
     pub fn resolve(&self, cores: usize) -> (usize, usize) {
@@ -93,20 +108,11 @@ pub struct ContextArgs {
 #[derive(Args, Clone, Debug)]
 pub struct CacheArgs {
     /// The type of the cached keys (-ctk).
-    #[arg(long, value_name = "TYPE", value_enum, default_value_t = CacheType::F16)]
+    #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub cache_type_k: CacheType,
     /// The type of the cached values (-ctv).
-    #[arg(long, value_name = "TYPE", value_enum, default_value_t = CacheType::F16)]
+    #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub cache_type_v: CacheType,
-}
-
-/// A type of cached keys or values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CacheType {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats.
-    F16,
 }
 
 /// How the next token is chosen.
@@ -259,7 +265,7 @@ mod tests {
             (["-n", "-2"], "-1..="),
             (["-s", "-2"], "-2"),
             (["-c", "-1"], "-1"),
-            (["-ctk", "q2"], "possible values: f32, f16"),
+            (["-ctk", "q2"], "known are f32, f16"),
             (["--stats", "xml"], "possible values: json"),
         ] {
             let error = parse(&args).unwrap_err();

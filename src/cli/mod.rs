@@ -4,10 +4,14 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
 mod args;
+mod chat;
 mod doctor;
 mod inspect;
 mod models;
 mod progress;
+mod run;
+mod template;
+mod tokens;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -17,9 +21,10 @@ use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 pub use args::{
-    CacheArgs, CacheType, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat,
-    ThreadArgs, spell_out,
+    CacheArgs, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat, ThreadArgs,
+    spell_out,
 };
+pub use chat::{ChatArgs, run as run_chat};
 pub use models::model_file;
 pub use progress::Terminal;
 
@@ -30,6 +35,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("AIOS_REVISI
 
 const AFTER_HELP: &str = "\
 Examples:
+  aios chat                            talk to the default model
+  aios run -p 'Once upon a time' -n 64  complete a text
   aios models                          which models can be had by name
   aios pull smollm2-135m-instruct      fetch one and verify it
   aios inspect model.gguf              what a file holds and what a token of it reads
@@ -54,10 +61,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Chat(chat::ChatArgs),
+    Run(run::RunArgs),
     Models(models::ModelsArgs),
     Pull(models::PullArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
+    Tokenize(tokens::TokenizeArgs),
+    Detokenize(tokens::DetokenizeArgs),
+    Template(template::TemplateArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -67,6 +79,8 @@ pub struct Usage(pub String);
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
+    // A chat template is rendered by a child process that is this program again.
+    aios_engine::template::run_child_if_asked();
     main_with(std::env::args_os())
 }
 
@@ -81,10 +95,15 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     start_logging(cli.verbose);
     let outcome = match cli.command {
+        Command::Chat(args) => chat::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Models(args) => models::list(&args),
         Command::Pull(args) => models::pull(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Tokenize(args) => tokens::tokenize(&args),
+        Command::Detokenize(args) => tokens::detokenize(&args),
+        Command::Template(args) => template::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,6 +23,8 @@ pub use decode::Decoder;
 pub use error::TokenizerError;
 pub use vocab::TOKEN_BYTES_MAX;
 
+use std::ops::Range;
+
 use self::bpe::Bpe;
 use self::special::{Finder, Fragment};
 use self::special_ids::{KEEPS_SPACE_AFTER, RESTRICTED, SpecialIds, strips_space_after_special};
@@ -187,13 +189,31 @@ impl Tokenizer {
         ids
     }
 
+    /// The ids of a rendered conversation, without BOS and EOS: special tokens are parsed, except
+    /// that the spelling of one that not any text may contain is text where it overlaps a range in
+    /// `plain`. The ranges are ascending and disjoint, as [`crate::template::Rendered::plain`] is.
+    pub fn encode_rendered(&self, text: &str, plain: &[Range<usize>]) -> Vec<u32> {
+        let overlaps = |place: &Range<usize>| {
+            let next = plain.partition_point(|range| range.end <= place.start);
+            plain.get(next).is_some_and(|range| range.start < place.end)
+        };
+        let allowed = |id, place: Range<usize>| !overlaps(&place) || self.user_defined.has(id);
+        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+        self.encode_fragments(text, self.special.split_if(text, &allowed), &mut ids);
+        ids
+    }
+
     fn encode_into(&self, text: &str, special: ParseSpecial, ids: &mut Vec<u32>) {
         let finder = match special {
             ParseSpecial::Yes => &self.special,
             ParseSpecial::No => &self.user_defined,
         };
+        self.encode_fragments(text, finder.split(text), ids);
+    }
+
+    fn encode_fragments(&self, text: &str, fragments: Vec<Fragment>, ids: &mut Vec<u32>) {
         let mut after_special = true;
-        for fragment in finder.split(text) {
+        for fragment in fragments {
             match (fragment, &self.kind) {
                 (Fragment::Token(id), _) => {
                     ids.push(id);

@@ -93,9 +93,24 @@ impl Finder {
         Self { entries, starts }
     }
 
+    /// Whether this finder looks for the token `id`.
+    pub(super) fn has(&self, id: u32) -> bool {
+        self.entries.iter().any(|entry| entry.id == id)
+    }
+
     /// The fragments of `text` in order.
     pub(super) fn split(&self, text: &str) -> Vec<Fragment> {
-        let claims = self.claims(text.as_bytes());
+        self.split_if(text, &|_, _| true)
+    }
+
+    /// The fragments of `text` in order, if only those occurrences count that `allowed` accepts,
+    /// given the token and its bytes in the text.
+    pub(super) fn split_if(
+        &self,
+        text: &str,
+        allowed: &dyn Fn(u32, Range<usize>) -> bool,
+    ) -> Vec<Fragment> {
+        let claims = self.claims(text.as_bytes(), allowed);
         let mut fragments = Vec::with_capacity(2 * claims.len() + 1);
         let mut done = 0;
         for (start, claim) in claims {
@@ -107,7 +122,11 @@ impl Finder {
         fragments
     }
 
-    fn claims(&self, text: &[u8]) -> BTreeMap<usize, Claim> {
+    fn claims(
+        &self,
+        text: &[u8],
+        allowed: &dyn Fn(u32, Range<usize>) -> bool,
+    ) -> BTreeMap<usize, Claim> {
         let mut claims: BTreeMap<usize, Claim> = BTreeMap::new();
         let mut queue: BinaryHeap<Candidate> = (0..text.len())
             .filter(|&at| self.starts[text[at] as usize])
@@ -118,7 +137,11 @@ impl Finder {
                 continue;
             }
             let limit = claims.range(at..).next().map_or(text.len(), |(&start, _)| start);
-            match self.fitting(entry, limit - at) {
+            let fits = |entry: &Entry| {
+                let end = at + entry.spelling.len();
+                end <= limit && allowed(entry.id, at..end)
+            };
+            match self.fitting(entry, fits) {
                 Some(fits) if fits == entry => {
                     let Entry { id, ref spelling, strips_after, .. } = self.entries[entry as usize];
                     let mut end = at + spelling.len();
@@ -151,10 +174,10 @@ impl Finder {
         Some(index)
     }
 
-    /// The longest spelling of at most `len` bytes among `entry` and those it starts with.
-    fn fitting(&self, entry: u32, len: usize) -> Option<u32> {
+    /// The longest spelling that `fits` accepts among `entry` and those it starts with.
+    fn fitting(&self, entry: u32, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
         let mut index = entry;
-        while self.entries[index as usize].spelling.len() > len {
+        while !fits(&self.entries[index as usize]) {
             index = self.entries[index as usize].shorter?;
         }
         Some(index)

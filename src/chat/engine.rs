@@ -1,0 +1,153 @@
+//! The responder that is a model: its own template, its tokenizer, a session of the engine.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use aios_engine::template::{Limits as TemplateLimits, RenderInput, Template};
+use aios_engine::tokenizer::Tokenizer;
+use aios_engine::{EngineError, GenerationStats, Limits, Model, SamplerOptions, Session};
+use anyhow::Context;
+use serde_json::json;
+
+use super::{Answer, ChatError, Message, Responder, Settings};
+use crate::stats::{Stats, StopReason};
+
+/// A model that converses in the format of its own template. What consecutive prompts have in
+/// common is computed once: it stays in the session's cache.
+pub struct Conversation {
+    session: Session,
+    template: Template,
+}
+
+impl Conversation {
+    /// A conversation in `session`.
+    ///
+    /// # Errors
+    /// If the model has no chat template or an unusable one, or no usable tokenizer.
+    pub fn new(session: Session) -> anyhow::Result<Self> {
+        let model = session.executor().model();
+        model.tokenizer()?;
+        let template = Template::of_model(model.chat_template())?;
+        Ok(Self { session, template })
+    }
+
+    /// The ids of the conversation up to where the answer begins.
+    fn prompt(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
+        let model = self.session.executor().model();
+        let tokenizer = model.tokenizer()?;
+        let spelled = |id: Option<u32>| id.map(|id| tokenizer.spelling(id).map(str::to_owned));
+        let messages =
+            messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content}));
+        let now = jiff::Zoned::now().datetime();
+        let mut input = RenderInput::new(messages.collect(), now);
+        input.add_generation_prompt = true;
+        input.bos_token = spelled(tokenizer.bos()).transpose()?;
+        input.eos_token = spelled(tokenizer.eos()).transpose()?;
+        let spellings: Vec<String> = tokenizer.control_spellings().map(str::to_owned).collect();
+        let rendered = self.template.render(&input, &spellings, &TemplateLimits::default())?;
+        Ok(framed(tokenizer, tokenizer.encode_rendered(&rendered.text, &rendered.plain)))
+    }
+}
+
+/// Puts BOS in front if the file asks for it and the template has not done so.
+fn framed(tokenizer: &Tokenizer, ids: Vec<u32>) -> Vec<u32> {
+    match tokenizer.bos().filter(|_| tokenizer.add_bos()) {
+        Some(bos) if ids.first() != Some(&bos) => [vec![bos], ids].concat(),
+        _ => ids,
+    }
+}
+
+impl Responder for Conversation {
+    fn respond(
+        &mut self,
+        messages: &[Message],
+        settings: &Settings,
+        cancel: &AtomicBool,
+        emit: &mut dyn FnMut(&str) -> io::Result<()>,
+    ) -> Result<Answer, ChatError> {
+        let prompt = self.prompt(messages)?;
+        generate(&mut self.session, &prompt, settings, cancel, emit)
+    }
+
+    fn forget(&mut self) {
+        self.session.clear();
+    }
+}
+
+/// Generates what follows `prompt` in `session`; see [`Responder::respond`].
+///
+/// # Errors
+/// [`ChatError`]; the session stays usable.
+pub fn generate(
+    session: &mut Session,
+    prompt: &[u32],
+    settings: &Settings,
+    cancel: &AtomicBool,
+    emit: &mut dyn FnMut(&str) -> io::Result<()>,
+) -> Result<Answer, ChatError> {
+    let sampling = SamplerOptions {
+        temperature: settings.temp,
+        top_k: usize::try_from(settings.top_k).unwrap_or(usize::MAX),
+        top_p: settings.top_p,
+        min_p: settings.min_p,
+        repeat_penalty: settings.repeat_penalty,
+        seed: settings.seed,
+        ..SamplerOptions::default()
+    };
+    let limits = Limits {
+        max_tokens: settings.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        stop: Vec::new(),
+        ignore_eos: settings.ignore_eos,
+    };
+    let full = |error| match error {
+        EngineError::PromptTooLong { tokens, context } => {
+            ChatError::ContextFull { needed: tokens, size: context }
+        }
+        error => ChatError::Engine(error.into()),
+    };
+    let mut generation = session.generate(prompt, sampling, limits).map_err(full)?;
+    let mut text = String::new();
+    while let Some(piece) = generation.next_text(cancel).map_err(full)? {
+        text.push_str(&piece);
+        emit(&piece)?;
+    }
+    let stats = stats(&generation.stats(), settings.seed).context("the answer has not ended")?;
+    Ok(Answer { text, stats })
+}
+
+/// The engine's account of an answer that has ended.
+fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
+    let stop_reason = match of.stop? {
+        aios_engine::StopReason::EndOfText => StopReason::End,
+        aios_engine::StopReason::StopText => StopReason::StopString,
+        aios_engine::StopReason::MaxTokens => StopReason::Length,
+        aios_engine::StopReason::ContextFull => StopReason::ContextFull,
+        aios_engine::StopReason::Interrupted => StopReason::Interrupted,
+    };
+    let decoded = of.decode_bytes.tokens > 0;
+    Some(Stats {
+        prompt_tokens: of.prompt_tokens as u64,
+        reused_tokens: of.reused_tokens as u64,
+        generated_tokens: of.generated_tokens as u64,
+        prefill_ms: of.prefill.as_secs_f64() * 1e3,
+        decode_ms: of.decode.as_secs_f64() * 1e3,
+        bytes_per_token: decoded.then(|| of.decode_bytes.read_per_token()),
+        stop_reason,
+        seed,
+        peak_resident_bytes: aios_residency::peak_resident_bytes(),
+    })
+}
+
+/// A session with the model in the file at `path`.
+///
+/// # Errors
+/// Those of loading the model and of starting a session.
+pub fn open(
+    path: &std::path::Path,
+    options: impl FnOnce(&Model) -> aios_engine::ExecutorOptions,
+) -> anyhow::Result<Session> {
+    let model: Arc<Model> = Model::load(path)?;
+    let options = options(&model);
+    Ok(Session::new(model, options)?)
+}

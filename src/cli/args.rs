@@ -1,0 +1,276 @@
+//! Arguments that several subcommands share, with the names and defaults of llama.cpp.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use aios_engine::ExecutorOptions;
+use aios_kernels::CacheType;
+use clap::{Args, ValueEnum};
+
+use crate::chat::{Settings, penalty, seed, within};
+use crate::models::DEFAULT_MODEL;
+
+/// Short options of more than one letter, which clap does not know, and their long forms.
+const LONG_SHORTS: [(&str, &str); 4] = [
+    ("-tb", "--threads-batch"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-sys", "--system-prompt"),
+];
+
+/// Options whose value is free text and may look like an option.
+const FREE_TEXT: [&str; 4] = ["-p", "--prompt", "-sys", "--system-prompt"];
+
+/// Replaces llama.cpp's multi-letter short options (`-tb`, `-ctk`, `-ctv`, `-sys`) by their long
+/// forms. Everything after `--`, and the text of a prompt, is left alone.
+pub fn spell_out(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut spelled: Vec<OsString> = Vec::new();
+    let mut literal = false;
+    let mut is_text = false;
+    for arg in args {
+        literal |= arg == "--";
+        let long = LONG_SHORTS.iter().find(|(short, _)| arg == OsStr::new(short));
+        let text_follows = !is_text && FREE_TEXT.iter().any(|name| arg == OsStr::new(name));
+        spelled.push(match long {
+            Some((_, long)) if !literal && !is_text => long.into(),
+            _ => arg,
+        });
+        is_text = text_follows;
+    }
+    spelled
+}
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// A GGUF file, or the name of a catalogue model, which is fetched if it is not there.
+    #[arg(short, long, value_name = "FILE|NAME", default_value = DEFAULT_MODEL)]
+    pub model: String,
+}
+
+/// How many threads.
+#[derive(Args, Clone, Debug)]
+pub struct ThreadArgs {
+    /// Threads that generate [default: one for each core that this process may use].
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
+    pub threads: Option<Threads>,
+    /// Threads that read the prompt (-tb) [default: as --threads].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
+    pub threads_batch: Option<Threads>,
+}
+
+/// A number of threads as the user wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// `-1`: the default.
+    Auto,
+    /// This many, at least 1.
+    Exactly(usize),
+}
+
+impl ContextArgs {
+    /// The set-up of a session with a model that was trained for `trained` positions.
+    pub fn options(&self, threads: &ThreadArgs, trained: usize) -> ExecutorOptions {
+        let asked = usize::try_from(self.ctx_size).unwrap_or(usize::MAX);
+        let context = if asked == 0 { trained } else { asked };
+        let mut options = ExecutorOptions::new(context);
+        (options.threads, options.threads_batch) = threads.resolve(options.threads);
+        options.cache_k = self.cache.cache_type_k;
+        options.cache_v = self.cache.cache_type_v;
+        options
+    }
+}
+
+impl ThreadArgs {
+    /// The threads for generating and for the prompt, given how many cores this process may use.
+    pub fn resolve(&self, cores: usize) -> (usize, usize) {
+        let pick = |threads, auto| match threads {
+            Some(Threads::Exactly(n)) => n,
+            Some(Threads::Auto) | None => auto,
+        };
+        let decode = pick(self.threads, cores.max(1));
+        (decode, pick(self.threads_batch, decode))
+    }
+}
+
+/// The context window and its cache.
+#[derive(Args, Clone, Debug)]
+pub struct ContextArgs {
+    /// Tokens of context; 0 takes the length that the model was trained with.
+    #[arg(short, long, value_name = "N", default_value_t = 4096)]
+    pub ctx_size: u32,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub cache: CacheArgs,
+}
+
+/// How keys and values are kept.
+#[derive(Args, Clone, Debug)]
+pub struct CacheArgs {
+    /// The type of the cached keys (-ctk).
+    #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub cache_type_k: CacheType,
+    /// The type of the cached values (-ctv).
+    #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub cache_type_v: CacheType,
+}
+
+/// How the next token is chosen.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = within::<0, 1000>)]
+    pub temp: f32,
+    /// Choose among this many likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: u32,
+    /// Choose among the likeliest tokens that make up this probability; 1 for all.
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = within::<0, 1>)]
+    pub top_p: f32,
+    /// Drop tokens less likely than this fraction of the likeliest one; 0 for none.
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = within::<0, 1>)]
+    pub min_p: f32,
+    /// Weaken the last 64 tokens by this factor; 1 for not at all.
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = penalty)]
+    pub repeat_penalty: f32,
+    /// The seed of the random choice; -1 takes a new one each time.
+    #[arg(short, long, default_value_t = -1, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i64).range(-1..))]
+    pub seed: i64,
+    /// Go on after the model's end token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// The settings of a conversation with at most `max_tokens` in each answer. A seed of -1
+    /// becomes a fresh random one here, so that it can be reported and used again.
+    pub fn settings(&self, max_tokens: Option<u32>) -> Settings {
+        Settings {
+            temp: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            seed: seed(self.seed),
+            max_tokens,
+            ignore_eos: self.ignore_eos,
+        }
+    }
+}
+
+/// What is generated, and what is said about it.
+#[derive(Args, Clone, Debug)]
+pub struct GenerateArgs {
+    /// The prompt.
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Read the prompt from this file.
+    #[arg(short, long, value_name = "PATH", conflicts_with = "prompt")]
+    pub file: Option<PathBuf>,
+    /// Generate at most this many tokens; -1 until the model ends or the context is full.
+    #[arg(short = 'n', long, default_value_t = -1, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
+    pub predict: i64,
+    /// End stderr with one line of statistics.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub stats: Option<StatsFormat>,
+}
+
+impl GenerateArgs {
+    /// The most tokens to generate, if there is a limit.
+    pub fn max_tokens(&self) -> Option<u32> {
+        u32::try_from(self.predict).ok()
+    }
+}
+
+/// The form of the statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatsFormat {
+    /// One JSON object.
+    Json,
+}
+
+fn threads(text: &str) -> Result<Threads, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(Threads::Auto),
+        Ok(n @ 1..=1024) => Ok(Threads::Exactly(usize::try_from(n).unwrap_or(1))),
+        _ => Err("must be from 1 to 1024, or -1 for one per core".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct All {
+        #[command(flatten)]
+        model: ModelArgs,
+        #[command(flatten)]
+        threads: ThreadArgs,
+        #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
+        sampling: SamplingArgs,
+        #[command(flatten)]
+        generate: GenerateArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<All, String> {
+        let args = std::iter::once("aios").chain(args.iter().copied()).map(OsString::from);
+        All::try_parse_from(spell_out(args)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_llama_cpp() {
+        let all = parse(&[]).unwrap();
+        assert_eq!(all.model.model, DEFAULT_MODEL);
+        assert_eq!((all.generate.predict, all.generate.max_tokens()), (-1, None));
+        assert_eq!(all.context.ctx_size, 4096);
+        assert_eq!(all.context.cache.cache_type_k, CacheType::F16);
+        let sampling = &all.sampling;
+        assert_eq!((sampling.temp, sampling.top_k, sampling.top_p), (0.8, 40, 0.95));
+        assert_eq!((sampling.min_p, sampling.repeat_penalty, sampling.seed), (0.05, 1.0, -1));
+        assert_eq!(all.threads.resolve(6), (6, 6));
+        let settings = parse(&["-s", "9"]).unwrap().sampling.settings(Some(3));
+        assert_eq!((settings.seed, settings.max_tokens, settings.top_k), (9, Some(3), 40));
+    }
+
+    #[test]
+    fn multi_letter_shorts_and_negative_numbers_are_understood() {
+        let all =
+            parse(&["-tb", "3", "-t", "-1", "-ctk", "f32", "-n", "-1", "-s", "-1", "-p", "-tb"])
+                .unwrap();
+        assert_eq!(all.threads.resolve(2), (2, 3));
+        assert_eq!(all.context.cache.cache_type_k, CacheType::F32);
+        assert_eq!(all.generate.prompt.as_deref(), Some("-tb"));
+        assert_eq!(parse(&["-t", "5"]).unwrap().threads.resolve(2), (5, 5));
+        let literal = spell_out(["x", "--", "-tb"].map(OsString::from));
+        assert_eq!(literal, ["x", "--", "-tb"]);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_range() {
+        for (args, want) in [
+            (["-t", "0"], "from 1 to 1024"),
+            (["-tb", "99999"], "from 1 to 1024"),
+            (["--temp", "-1"], ""),
+            (["--temp", "nan"], "from 0 to 1000"),
+            (["--temp", "inf"], "from 0 to 1000"),
+            (["--top-p", "1.5"], "from 0 to 1"),
+            (["-n", "-2"], "-1..="),
+            (["-s", "-2"], "-2"),
+            (["-c", "-1"], "-1"),
+            (["-ctk", "q2"], "known are f32, f16"),
+            (["--stats", "xml"], "possible values: json"),
+        ] {
+            let error = parse(&args).unwrap_err();
+            assert!(error.contains(want), "{args:?}: {error}");
+        }
+        assert!(parse(&["-p", "x", "-f", "y"]).unwrap_err().contains("cannot be used with"));
+    }
+}

@@ -1,0 +1,70 @@
+//! `aios chat`: a conversation on the terminal, in a pipe, or of one answer.
+
+use std::io::{self, IsTerminal};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::run::{finish, prompt_of};
+use super::{ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, ThreadArgs, model_file};
+use crate::chat::{Conversation, Editor, Piped, Repl, Screen, open};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::models::Store;
+
+/// Talk to a model in the format of its own chat template.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  aios chat
+  aios chat -m model.gguf -sys 'Answer in one sentence.'
+  aios chat -p 'What is a GGUF file?' --temp 0
+  printf 'Hi\\nAnd now in French\\n' | aios chat
+
+In the chat /help lists the commands. Answers go to stdout, everything else to stderr.")]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Instructions that stand before the conversation (-sys).
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system_prompt: Option<String>,
+    #[command(flatten)]
+    generate: GenerateArgs,
+    #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Runs `aios chat`.
+///
+/// # Errors
+/// What keeps the conversation from starting or going on.
+pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+    let prompt = prompt_of(&args.generate)?;
+    let path = model_file(&args.model.model, &interrupt)?;
+    let session = open(&path, |m| args.context.options(&args.threads, m.config().context))?;
+    let settings = args.sampling.settings(args.generate.max_tokens());
+    let system = args.system_prompt.clone();
+    let responder = Conversation::new(session)?;
+    let mut repl = Repl::new(responder, settings, system, interrupt.clone());
+    let mut screen = Screen {
+        out: &mut io::stdout(),
+        remarks: &mut io::stderr(),
+        terminal: io::stdout().is_terminal(),
+    };
+    let outcome = if let Some(prompt) = prompt {
+        let said = repl.say(&prompt, &mut screen).map_err(anyhow::Error::from);
+        said.and_then(|()| if interrupt.is_set() { Err(Interrupted.into()) } else { Ok(()) })
+    } else if io::stdin().is_terminal() && io::stdout().is_terminal() {
+        eprintln!("{}: /help lists the commands, Ctrl-D leaves.", args.model.model.escape_debug());
+        let history = Store::locate().ok().map(|store| store.folder().join(".chat_history"));
+        repl.run(&mut Editor::new(history)?, &mut screen)
+    } else {
+        repl.run(&mut Piped(io::stdin().lock()), &mut screen)
+    };
+    finish(args.generate.stats, repl.total())?;
+    outcome
+}

@@ -1,6 +1,7 @@
 //! The logits against a peer's and against an independent computation in f32 (SPEC.md, N10).
 
 use aios_engine::{Executor, ExecutorOptions, Model, Want, argmax};
+use aios_kernels::CacheType;
 use aios_residency::Phase;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ fn run(model: &Arc<Model>, case: &Case, exact: bool) -> (Vec<Vec<f32>>, Vec<u32>
     let steps = case.peer_int8.greedy.len();
     let mut options = ExecutorOptions::new(case.ids.len() + steps);
     options.exact = exact;
+    if exact {
+        (options.cache_k, options.cache_v) = (CacheType::F32, CacheType::F32);
+    }
     let mut executor = Executor::new(Arc::clone(model), options).expect("an executor");
     let mut rows = Vec::new();
     let mut sink = |_: usize, row: &[f32]| {

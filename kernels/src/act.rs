@@ -175,3 +175,6 @@ fn quantize_block<S: Simd>(simd: S, x: &[f32], q: &mut [i8], sums: &mut [i16]) -
     }
     largest / 127.0
 }
+
+#[cfg(test)]
+mod tests;

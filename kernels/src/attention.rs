@@ -506,3 +506,6 @@ impl Op for Merge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

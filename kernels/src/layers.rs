@@ -368,3 +368,6 @@ impl Op for Rotate<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,3 +62,6 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::F) -> S::F {
     let e = exp(simd, simd.mul(inner, simd.splat(FACTOR)));
     simd.div(x, simd.add(simd.splat(1.0), e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,3 +268,6 @@ impl<F: Format256> Op for Piece256<'_, '_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

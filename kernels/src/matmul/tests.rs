@@ -456,7 +456,8 @@ proptest! {
         seed: u64,
     ) {
         let dtype = DType::ALL[format];
-        let cols = if dtype.block_len() == 256 { 256 * (blocks / 4 + 1) } else { blocks * dtype.block_len() };
+        let len = dtype.block_len();
+        let cols = if len == 256 { len * (blocks / 4 + 1) } else { len * blocks };
         let mut noise = Noise::new(seed);
         let bytes = weights(dtype, rows * cols, &mut noise, random_quant);
         let matrix = Matrix::new(dtype, rows, cols, &bytes).expect("fits");

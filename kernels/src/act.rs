@@ -19,6 +19,7 @@ pub enum ScaleBlock {
 
 impl ScaleBlock {
     /// Elements that share a scale.
+    #[expect(clippy::len_without_is_empty, reason = "no block is empty")]
     pub const fn len(self) -> usize {
         match self {
             Self::B32 => 32,
@@ -31,6 +32,8 @@ impl ScaleBlock {
 #[derive(Debug)]
 pub struct QuantRows {
     block: ScaleBlock,
+    /// Rows of the last [`Self::quantize`].
+    rows: usize,
     /// Elements of a row, and that rounded up to 256.
     len: usize,
     stride: usize,
@@ -59,12 +62,18 @@ impl QuantRows {
         let stride = len.next_multiple_of(256);
         Self {
             block,
+            rows: 0,
             len: 0,
             stride: 0,
             q: vec![0; rows * stride],
             scales: vec![0.0; rows * len.div_ceil(block.len())],
             sums: vec![0; rows * stride / 16],
         }
+    }
+
+    /// Whether these are at least `rows` rows of `len` elements.
+    pub(crate) const fn holds(&self, rows: usize, len: usize) -> bool {
+        rows <= self.rows && len == self.len
     }
 
     /// Row `index` of the last [`Self::quantize`].
@@ -88,6 +97,7 @@ impl QuantRows {
         self.len = len;
         self.stride = len.next_multiple_of(256);
         let rows = x.len() / len;
+        self.rows = rows;
         let (block, stride, blocks) = (self.block.len(), self.stride, len / self.block.len());
         let q = Shared::new(&mut self.q[..rows * stride]);
         let scales = Shared::new(&mut self.scales[..rows * blocks]);
@@ -165,3 +175,6 @@ fn quantize_block<S: Simd>(simd: S, x: &[f32], q: &mut [i8], sums: &mut [i16]) -
     }
     largest / 127.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,6 +83,7 @@ impl Partial {
 ///
 /// # Panics
 /// If the shapes do not fit.
+#[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
 pub fn attend(
     isa: Isa,
     pool: &Pool,
@@ -334,7 +335,7 @@ impl<K: KvFormat> Scores<'_, '_, K> {
             let scores = if LANES * v < end {
                 let page = &pages[v * page_bytes..(v + 1) * page_bytes];
                 let mut acc = [simd.splat(0.0); Q];
-                for d in 0..key_len {
+                for (d, _) in q[0].iter().enumerate() {
                     let key = K::load_key(simd, page, key_len, d);
                     for i in 0..Q {
                         acc[i] = simd.fma(simd.splat(q[i][d]), key, acc[i]);
@@ -438,7 +439,7 @@ impl<V: KvFormat> Op for Values<'_, '_, V> {
 
 impl<V: KvFormat> Values<'_, '_, V> {
     /// Σ weight · value over the positions in order, for the first `Q` queries. A position that
-    /// one query of the tile does not see has weight 0 for it, which leaves its sum as it is.
+    /// a query does not see is left out of its sum: a weight of 0 would let in what is not finite.
     #[inline(always)]
     fn queries<S: Simd, const Q: usize>(self, simd: S) {
         let ValuesCall { call, rows, weights, results, .. } = self.0;
@@ -446,13 +447,19 @@ impl<V: KvFormat> Values<'_, '_, V> {
         let row_bytes = V::value_row_bytes(value_len);
         let start = call.spans[..Q].iter().map(|span| span.0).min().unwrap_or(0);
         let end = call.spans[..Q].iter().map(|span| span.1).max().unwrap_or(0);
+        let seen_by_all = call.spans[..Q].iter().map(|span| span.0).max().unwrap_or(0)
+            ..call.spans[..Q].iter().map(|span| span.1).min().unwrap_or(0);
         let rows = &rows[..end * row_bytes];
         for part in 0..value_len.div_ceil(LANES) {
             let mut acc = [simd.splat(0.0); Q];
             for (j, row) in rows.chunks_exact(row_bytes).enumerate().skip(start) {
                 let value = V::load_value(simd, row, value_len, part);
+                let all = seen_by_all.contains(&j);
                 for i in 0..Q {
-                    acc[i] = simd.fma(simd.splat(weights[i][j]), value, acc[i]);
+                    let (first, end) = call.spans[i];
+                    if all || (first <= j && j < end) {
+                        acc[i] = simd.fma(simd.splat(weights[i][j]), value, acc[i]);
+                    }
                 }
             }
             for (acc, result) in acc.into_iter().zip(results.iter_mut()) {
@@ -499,3 +506,6 @@ impl Op for Merge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

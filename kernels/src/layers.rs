@@ -35,7 +35,7 @@ pub struct Norm<'a> {
 pub fn norm(isa: Isa, pool: &Pool, norm: Norm<'_>, x: &[f32], out: &mut [f32]) {
     let len = norm.gain.len();
     assert!(len > 0 && x.len() == out.len() && x.len().is_multiple_of(len));
-    assert!(norm.bias.is_none_or(|bias| bias.len() == len));
+    assert!(norm.bias.is_none_or(|bias| bias.len() == len), "the bias fits the gain");
     let out = Shared::new(out);
     for_rows(pool, x.len() / len, &|row| {
         // SAFETY: each row is one piece, and a piece is given to one thread.
@@ -48,6 +48,7 @@ pub fn norm(isa: Isa, pool: &Pool, norm: Norm<'_>, x: &[f32], out: &mut [f32]) {
 pub fn norm_in_place(isa: Isa, pool: &Pool, norm: Norm<'_>, x: &mut [f32]) {
     let len = norm.gain.len();
     assert!(len > 0 && x.len().is_multiple_of(len));
+    assert!(norm.bias.is_none_or(|bias| bias.len() == len), "the bias fits the gain");
     let rows = x.len() / len;
     let x = Shared::new(x);
     for_rows(pool, rows, &|row| {
@@ -168,6 +169,7 @@ impl Op for Add<'_> {
 
 /// Adds `bias` to each row of `x`, \[n\]\[bias.len()\].
 pub fn add_to_rows(isa: Isa, x: &mut [f32], bias: &[f32]) {
+    assert!(x.len().is_multiple_of(bias.len()), "whole rows");
     for row in x.chunks_exact_mut(bias.len()) {
         add(isa, row, bias);
     }
@@ -330,6 +332,7 @@ pub struct Rotation<'a> {
 pub fn rotate(isa: Isa, rotation: Rotation<'_>, head_len: usize, x: &mut [f32]) {
     let pairs = rotation.cos.len();
     assert!(rotation.sin.len() == pairs && 2 * pairs <= head_len);
+    assert!(x.len().is_multiple_of(head_len), "whole heads");
     isa.run(Rotate { rotation, head_len, x });
 }
 
@@ -365,3 +368,6 @@ impl Op for Rotate<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ mod matmul;
 mod pool;
 mod shared;
 mod simd;
+#[cfg(test)]
+mod testing;
 
 pub use act::{QuantRows, ScaleBlock};
 pub use attention::{

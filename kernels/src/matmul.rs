@@ -166,10 +166,11 @@ pub fn matmul(isa: Isa, pool: &Pool, input: Input<'_>, products: &mut [Product<'
         let rows = (piece_bytes / row_bytes).next_multiple_of(16).max(16);
         let first = pieces;
         pieces += weights.rows.div_ceil(rows);
+        let fits = |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.holds(n, input.len));
         let quantised = match scale_block(weights.dtype) {
             None => true,
-            Some(ScaleBlock::B32) => input.q32.is_some(),
-            Some(ScaleBlock::B256) => input.q256.is_some(),
+            Some(ScaleBlock::B32) => fits(input.q32),
+            Some(ScaleBlock::B256) => fits(input.q256),
         };
         assert!(input.exact || quantised, "{} needs quantised activations", weights.dtype);
         *job = Some(Job { weights, rows, first, out: Shared::new(product.out) });
@@ -204,6 +205,7 @@ struct Piece<'a, 'b> {
 impl Piece<'_, '_> {
     /// Where activation row `column`'s results for weight rows `row..row + len` of this piece go.
     #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the ranges are disjoint, as the comment says")]
     fn out(&self, column: usize, row: usize, len: usize) -> &mut [f32] {
         // SAFETY: a piece is given to one thread, its rows belong to no other piece, and its
         // code holds one of these ranges at a time.
@@ -266,3 +268,6 @@ impl<F: Format256> Op for Piece256<'_, '_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

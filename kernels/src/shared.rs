@@ -26,7 +26,6 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// No two ranges that live at the same time overlap.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "that is what the type is for; the caller promises")]
     pub(crate) unsafe fn range(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: the range is within the slice, which is borrowed for 'a; the caller promises

@@ -1,0 +1,141 @@
+//! Matrix products against what the machine can do: decode beside a plain read of the same bytes,
+//! prefill in multiply-adds per second (`cargo bench --bench kernels`).
+//!
+//! Each case is compared by bits with the scalar reference before it is timed. The weights of
+//! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory.
+
+use aios_contract::DType;
+use aios_kernels::{Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, matmul};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The formats of common model files.
+const DTYPES: [DType; 5] = [DType::Q4_1, DType::Q5_0, DType::Q8_0, DType::Q4_K, DType::Q6_K];
+/// Elements of a row.
+const COLS: usize = 4096;
+/// Bytes of weights that are streamed.
+const STREAMED: usize = 256 << 20;
+/// Rows of the matrix for prefill.
+const PREFILL_ROWS: usize = 1024;
+/// Rows compared with the reference, at the front and at the end.
+const COMPARED_ROWS: usize = 48;
+
+/// Pseudo-random bytes whose half-precision numbers are all finite, as bit 14 is never set.
+fn weights(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state & 0xbfbf_bfbf_bfbf_bfbf
+    });
+    words.flat_map(u64::to_le_bytes).take(len).collect()
+}
+
+/// Rows of activations and their quants.
+struct Activations {
+    x: Vec<f32>,
+    q32: QuantRows,
+    q256: QuantRows,
+}
+
+impl Activations {
+    fn new(pool: &Pool, n: usize) -> Self {
+        let x: Vec<f32> = (0..n * COLS).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect();
+        let [q32, q256] = [ScaleBlock::B32, ScaleBlock::B256].map(|block| {
+            let mut rows = QuantRows::with_capacity(block, n, COLS);
+            rows.quantize(Isa::detect(), pool, &x, COLS);
+            rows
+        });
+        Self { x, q32, q256 }
+    }
+
+    fn input(&self) -> Input<'_> {
+        let (q32, q256) = (Some(&self.q32), Some(&self.q256));
+        Input { x: &self.x, len: COLS, q32, q256, exact: false }
+    }
+}
+
+/// The matrix that `bytes` hold.
+fn matrix(dtype: DType, bytes: &[u8]) -> Matrix<'_> {
+    let row = dtype.row_bytes(COLS).expect("whole blocks");
+    let rows = bytes.len() / row;
+    Matrix::new(dtype, rows, COLS, &bytes[..rows * row]).expect("whole rows")
+}
+
+fn product(isa: Isa, pool: &Pool, weights: Matrix<'_>, input: Input<'_>, out: &mut [f32]) {
+    matmul(isa, pool, input, &mut [Product { weights, out }]);
+}
+
+/// Computes the product and stops the benchmark if rows at either end differ from the reference.
+fn compare(pool: &Pool, weights: Matrix<'_>, input: Input<'_>, out: &mut [f32]) {
+    product(Isa::detect(), pool, weights, input, out);
+    for start in [0, weights.rows() - COMPARED_ROWS] {
+        let part = weights.row_range(start, COMPARED_ROWS);
+        let mut expected = vec![0.0; input.rows() * COMPARED_ROWS];
+        product(Isa::SCALAR, pool, part, input, &mut expected);
+        let columns = out.chunks_exact(weights.rows()).zip(expected.chunks_exact(COMPARED_ROWS));
+        for (out, expected) in columns {
+            let found = &out[start..start + COMPARED_ROWS];
+            let same = found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}: wrong result", weights.dtype());
+        }
+    }
+}
+
+/// Adds up all words: the plain read.
+fn read(pool: &Pool, bytes: &[u8]) -> u64 {
+    let sum = AtomicU64::new(0);
+    let part = bytes.len() / (8 * pool.threads());
+    pool.for_each(8 * pool.threads(), &|piece| {
+        let (words, _) = bytes[piece * part..(piece + 1) * part].as_chunks::<8>();
+        let total = words.iter().fold(0, |sum: u64, w| sum.wrapping_add(u64::from_le_bytes(*w)));
+        sum.fetch_add(total, Ordering::Relaxed);
+    });
+    sum.into_inner()
+}
+
+fn decode(c: &mut Criterion) {
+    let pool = Pool::new(aios_kernels::allowed_processors().len()).expect("threads");
+    let bytes = weights(STREAMED);
+    let mut group = c.benchmark_group("decode");
+    group.sample_size(10).throughput(Throughput::Bytes(STREAMED as u64));
+    group.bench_function("plain read", |b| b.iter(|| black_box(read(&pool, &bytes))));
+    for dtype in DTYPES {
+        let weights = matrix(dtype, &bytes);
+        group.throughput(Throughput::Bytes(weights.bytes().len() as u64));
+        for n in [1, 2, 4, 8] {
+            let activations = Activations::new(&pool, n);
+            let mut out = vec![0.0; n * weights.rows()];
+            compare(&pool, weights, activations.input(), &mut out);
+            group.bench_function(BenchmarkId::new(dtype.name(), n), |b| {
+                b.iter(|| product(Isa::detect(), &pool, weights, activations.input(), &mut out));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn prefill(c: &mut Criterion) {
+    const N: usize = 512;
+    let mut group = c.benchmark_group("prefill");
+    group.sample_size(10).throughput(Throughput::Elements((N * PREFILL_ROWS * COLS) as u64));
+    for threads in [1, aios_kernels::allowed_processors().len()] {
+        let pool = Pool::new(threads).expect("threads");
+        let activations = Activations::new(&pool, N);
+        let mut out = vec![0.0; N * PREFILL_ROWS];
+        for dtype in DTYPES {
+            let bytes = weights(dtype.row_bytes(PREFILL_ROWS * COLS).expect("whole blocks"));
+            let weights = matrix(dtype, &bytes);
+            compare(&pool, weights, activations.input(), &mut out);
+            group.bench_function(BenchmarkId::new(dtype.name(), threads), |b| {
+                b.iter(|| product(Isa::detect(), &pool, weights, activations.input(), &mut out));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, prefill);
+criterion_main!(benches);

@@ -86,7 +86,7 @@ impl Layout<'_> {
         }
         self.matrix(Role::AttnOutput, q_len, d_model);
         if architecture == Gemma3 {
-            self.norm(Role::AttnPostNorm, d_model);
+            self.post_norm(Role::AttnPostNorm, d_model);
         }
     }
 
@@ -106,7 +106,7 @@ impl Layout<'_> {
         }
         self.matrix(Role::FfnDown, ffn_len, d_model);
         if architecture == Gemma3 {
-            self.norm(Role::FfnPostNorm, d_model);
+            self.post_norm(Role::FfnPostNorm, d_model);
         }
     }
 
@@ -131,13 +131,11 @@ impl Layout<'_> {
     }
 
     /// A matrix of `rows` rows of `row_len` elements. Elements have the deviation that keeps the
-    /// scale of a vector, those of the head twice that, to spread the logits. Gemma's embedding,
-    /// which is its head and is scaled up where it enters, would then echo the last token.
+    /// scale of a vector, those of the head twice that, to spread the logits.
     fn matrix(&mut self, role: Role, row_len: u32, rows: u32) {
         let shape = self.shape;
         let is_head = role == Role::Head || (role == Role::TokenEmbedding && shape.tied);
-        let doubled = is_head && shape.architecture != Architecture::Gemma3;
-        let gain = if doubled { 2.0 } else { 1.0 };
+        let gain = if is_head { 2.0 } else { 1.0 };
         let noise = Noise { mean: 0.0, deviation: gain / (row_len as f32).sqrt() };
         let dtype = self.quant.dtype(&Site {
             architecture: shape.architecture,
@@ -153,6 +151,13 @@ impl Layout<'_> {
 
     fn norm(&mut self, role: Role, len: u32) {
         let noise = Noise { mean: 1.0, deviation: SMALL };
+        self.add(role, vec![len.into()], DType::F32, Content::Noise(noise));
+    }
+
+    /// A norm on a branch's output. The embedding, which is the head too, enters Gemma scaled up; a
+    /// branch must be larger than that, or the model echoes the last token.
+    fn post_norm(&mut self, role: Role, len: u32) {
+        let noise = Noise { mean: 4.0, deviation: SMALL };
         self.add(role, vec![len.into()], DType::F32, Content::Noise(noise));
     }
 

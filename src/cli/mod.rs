@@ -10,6 +10,7 @@ mod inspect;
 mod models;
 mod progress;
 mod run;
+mod synth;
 mod template;
 mod tokens;
 
@@ -67,6 +68,7 @@ enum Command {
     Pull(models::PullArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
+    Synth(synth::SynthArgs),
     Tokenize(tokens::TokenizeArgs),
     Detokenize(tokens::DetokenizeArgs),
     Template(template::TemplateArgs),
@@ -101,6 +103,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pull(args) => models::pull(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Synth(args) => synth::run(&args),
         Command::Tokenize(args) => tokens::tokenize(&args),
         Command::Detokenize(args) => tokens::detokenize(&args),
         Command::Template(args) => template::run(&args),

@@ -46,13 +46,15 @@ def blocks(rng, name, count, fill):
     _, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
     if name in ("F32", "BF16"):
         values = rng.standard_normal(count).astype("<f4").view("<u4")
-        return values.view(np.uint8) if name == "F32" else (values >> 16).astype("<u2").view(np.uint8)
+        halves = (values >> 16).astype("<u2")
+        return values.view(np.uint8) if name == "F32" else halves.view(np.uint8)
     raw = rng.integers(0, 256, (count, size), dtype=np.uint8)
     if fill is not None:
         raw[:] = fill
     for at in HALVES[name]:
         # Any finite half but for the first block's, which is subnormal.
-        bits = rng.integers(0, 0x7C00, count).astype("<u2") | (rng.integers(0, 2, count) << 15).astype("<u2")
+        bits = rng.integers(0, 0x7C00, count).astype("<u2")
+        bits |= (rng.integers(0, 2, count) << 15).astype("<u2")
         bits[0] &= 0x83FF
         raw[:, at : at + 2] = bits.view(np.uint8).reshape(count, 2)
     return raw.reshape(-1)

@@ -158,7 +158,8 @@ pub enum RopeScaling {
         /// See `beta_fast`.
         beta_slow: f32,
     },
-    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): the file has factors for long and short contexts.
+    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): the file has factors for long and for short
+    /// contexts.
     LongRope {
         /// Factor on the magnitude of the rotation.
         attn_factor: f32,

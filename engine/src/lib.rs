@@ -3,6 +3,7 @@
 //! on them; SPEC.md states the arithmetic and the formats.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 mod arch;
 mod cache;

@@ -1,4 +1,5 @@
 //! The logits against a peer's and against an independent computation in f32 (SPEC.md, N10).
+#![allow(clippy::disallowed_methods, reason = "the geometric mean takes std's logarithm")]
 
 use aios_engine::{Executor, ExecutorOptions, Model, Want, argmax};
 use aios_kernels::CacheType;

@@ -79,7 +79,8 @@ impl Partial {
 }
 
 /// Attention of the `n` newest tokens, whose keys and values are in the cache already: token i
-/// stands at position `start + i`. `q` is \[n\]\[heads\]\[key_len\], `out` \[n\]\[heads\]\[value_len\].
+/// stands at position `start + i`. `q` is \[n\]\[heads\]\[key_len\], `out`
+/// \[n\]\[heads\]\[value_len\].
 ///
 /// # Panics
 /// If the shapes do not fit.

@@ -4,6 +4,7 @@
 //! Kernels are written once over the private `simd` layer; [`Isa`] is the proof that the
 //! processor has an instruction set and is passed as a value. This crate never looks at a file
 //! and knows nothing of models; with quantised weights it never allocates on the token path.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 mod act;
 mod attention;

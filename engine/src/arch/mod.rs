@@ -303,7 +303,8 @@ fn read_scaling(
             beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         }),
         Some("longrope") => {
-            Ok(RopeScaling::LongRope { attn_factor: keys.require_float("rope.scaling.attn_factor")? })
+            let attn_factor = keys.require_float("rope.scaling.attn_factor")?;
+            Ok(RopeScaling::LongRope { attn_factor })
         }
         Some(other) => Err(keys.bad(TYPE, other, "is not a known rope scaling")),
     }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use aios_engine::ExecutorOptions;
-use aios_kernels::CacheType;
+use aios_kernels::{CacheType, Isa, IsaError, IsaName};
 use clap::{Args, ValueEnum};
 
 use crate::chat::{Settings, penalty, seed, within};
@@ -113,6 +113,43 @@ pub struct CacheArgs {
     /// The type of the cached values (-ctv).
     #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub cache_type_v: CacheType,
+}
+
+/// How a measurement computes. The cache's type depends on whether it is exact.
+#[derive(Args, Clone, Debug)]
+pub struct ComputeArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub threads: ThreadArgs,
+    /// Compute with this instruction set: scalar, avx2 or avx512 [default: the best there is].
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<IsaName>,
+    /// Compute with dequantised f32 weights and unquantised activations; slow.
+    #[arg(long)]
+    pub exact: bool,
+    /// The type of the cached keys (-ctk) [default: f16, or f32 with --exact].
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type_k: Option<CacheType>,
+    /// The type of the cached values (-ctv) [default: f16, or f32 with --exact].
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type_v: Option<CacheType>,
+}
+
+impl ComputeArgs {
+    /// The set-up of an executor for `context` positions.
+    ///
+    /// # Errors
+    /// [`IsaError::Unsupported`] if this processor lacks the instruction set.
+    pub fn options(&self, context: usize) -> Result<ExecutorOptions, IsaError> {
+        let mut options = ExecutorOptions::new(context);
+        (options.threads, options.threads_batch) = self.threads.resolve(options.threads);
+        options.isa = self.isa.map_or(Ok(options.isa), Isa::request)?;
+        options.exact = self.exact;
+        let cache = if self.exact { CacheType::F32 } else { CacheType::F16 };
+        options.cache_k = self.cache_type_k.unwrap_or(cache);
+        options.cache_v = self.cache_type_v.unwrap_or(cache);
+        Ok(options)
+    }
 }
 
 /// How the next token is chosen.

@@ -7,6 +7,7 @@ mod args;
 mod chat;
 mod doctor;
 mod inspect;
+mod logits;
 mod models;
 mod progress;
 mod run;
@@ -18,12 +19,13 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use aios_engine::EngineError;
 use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 pub use args::{
-    CacheArgs, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat, ThreadArgs,
-    spell_out,
+    CacheArgs, ComputeArgs, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat,
+    ThreadArgs, spell_out,
 };
 pub use chat::{ChatArgs, run as run_chat};
 pub use models::model_file;
@@ -72,6 +74,7 @@ enum Command {
     Tokenize(tokens::TokenizeArgs),
     Detokenize(tokens::DetokenizeArgs),
     Template(template::TemplateArgs),
+    Logits(logits::LogitsArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -107,6 +110,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Tokenize(args) => tokens::tokenize(&args),
         Command::Detokenize(args) => tokens::detokenize(&args),
         Command::Template(args) => template::run(&args),
+        Command::Logits(args) => logits::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -123,7 +127,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("error: {}", causes(error));
     let interrupted = error.chain().any(|e| {
-        e.is::<Interrupted>() || matches!(e.downcast_ref(), Some(ModelError::Interrupted))
+        e.is::<Interrupted>()
+            || matches!(e.downcast_ref(), Some(ModelError::Interrupted))
+            || matches!(e.downcast_ref(), Some(EngineError::Cancelled))
     });
     match () {
         () if interrupted => ExitCode::from(130),

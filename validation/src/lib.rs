@@ -1,5 +1,7 @@
-//! Judging models and making some to judge with.
+//! How a model and this engine are judged: logits that can be compared, perplexity, divergence
+//! from a reference, speed; and synthetic models to judge with where no real one is at hand.
 
 #![forbid(unsafe_code)]
 
+pub mod logits;
 pub mod synth;

@@ -43,6 +43,8 @@ pub struct QuantRows {
     scales: Vec<f32>,
     /// \[rows\]\[stride / 16\]: sums of 16 quants.
     sums: Vec<i16>,
+    /// \[rows\]\[stride / 32\]: sums of 32 quants.
+    block_sums: Vec<i32>,
 }
 
 /// One quantised row.
@@ -54,6 +56,8 @@ pub(crate) struct QuantRow<'a> {
     pub scales: &'a [f32],
     /// A sum for each 16 quants.
     pub sums: &'a [i16],
+    /// A sum for each 32.
+    pub block_sums: &'a [i32],
 }
 
 impl QuantRows {
@@ -68,6 +72,7 @@ impl QuantRows {
             q: vec![0; rows * stride],
             scales: vec![0.0; rows * len.div_ceil(block.len())],
             sums: vec![0; rows * stride / 16],
+            block_sums: vec![0; rows * stride / 32],
         }
     }
 
@@ -85,6 +90,7 @@ impl QuantRows {
             q: &self.q[index * self.stride..(index + 1) * self.stride],
             scales: &self.scales[index * scales..(index + 1) * scales],
             sums: &self.sums[index * sums..(index + 1) * sums],
+            block_sums: &self.block_sums[index * sums / 2..(index + 1) * sums / 2],
         }
     }
 
@@ -102,16 +108,27 @@ impl QuantRows {
         let q = Shared::new(&mut self.q[..rows * stride]);
         let scales = Shared::new(&mut self.scales[..rows * blocks]);
         let sums = Shared::new(&mut self.sums[..rows * stride / 16]);
+        let block_sums = Shared::new(&mut self.block_sums[..rows * stride / 32]);
         pool.for_each(rows, &|row| {
             // SAFETY: each row is one piece, and `for_each` gives a piece to one thread.
-            let (q, scales, sums) = unsafe {
+            let (q, scales, sums, block_sums) = unsafe {
                 (
                     q.range(row * stride, stride),
                     scales.range(row * blocks, blocks),
                     sums.range(row * stride / 16, stride / 16),
+                    block_sums.range(row * stride / 32, stride / 32),
                 )
             };
-            isa.run(Quantize { block, x: &x[row * len..(row + 1) * len], q, scales, sums });
+            isa.run(Quantize {
+                block,
+                x: &x[row * len..(row + 1) * len],
+                q,
+                scales,
+                sums: &mut *sums,
+            });
+            for (sum, [a, b]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
+                *sum = i32::from(*a) + i32::from(*b);
+            }
         });
     }
 }

@@ -29,8 +29,10 @@ use crate::simd::Simd;
 use aios_contract::DType;
 use std::marker::PhantomData;
 
-/// From this many activation rows on, tiles are faster than row products.
-const TILE_FROM: usize = 4;
+/// From this many activation rows on, tiles are faster than row products: for blocks of 32, whose
+/// row products are dear, and for super-blocks.
+const TILE32_FROM: usize = 3;
+const TILE256_FROM: usize = 4;
 /// Weight bytes that a piece of work should have at least.
 const PIECE_BYTES: usize = 32 << 10;
 /// Pieces a thread, so that threads which run at different speeds end together.
@@ -247,7 +249,7 @@ impl<F: Format32> Op for Piece32<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self(piece, x, _) = self;
-        if piece.input.rows() < TILE_FROM {
+        if piece.input.rows() < TILE32_FROM {
             rows::rows32::<F, S>(simd, &piece, x);
         } else {
             tile::tile32::<F, S>(simd, &piece, x);
@@ -261,7 +263,7 @@ impl<F: Format256> Op for Piece256<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self(piece, x, _) = self;
-        if piece.input.rows() < TILE_FROM {
+        if piece.input.rows() < TILE256_FROM {
             rows::rows256::<F, S>(simd, &piece, x);
         } else {
             tile::tile256::<F, S>(simd, &piece, x);

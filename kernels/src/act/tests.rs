@@ -43,6 +43,15 @@ fn difference(rows: &QuantRows, block: usize, x: &[f32], len: usize) -> Option<S
     None
 }
 
+/// Whether every sum of 32 quants is that of its two halves.
+fn block_sums_fit(rows: &QuantRows, count: usize) -> bool {
+    (0..count).all(|r| {
+        let row = rows.row(r);
+        let sum = |q: &[i8]| q.iter().copied().map(i32::from).sum::<i32>();
+        row.q.chunks_exact(32).map(sum).eq(row.block_sums.iter().copied())
+    })
+}
+
 fn check(block: ScaleBlock, rows: usize, len: usize, x: &[f32]) {
     for threads in [1, 2] {
         let pool = Pool::new(threads).expect("threads");
@@ -52,6 +61,7 @@ fn check(block: ScaleBlock, rows: usize, len: usize, x: &[f32]) {
             quant.quantize(isa, &pool, &vec![1.0; 512], 512);
             quant.quantize(isa, &pool, x, len);
             assert_eq!(difference(&quant, block.len(), x, len), None, "{isa:?}");
+            assert!(block_sums_fit(&quant, rows), "{isa:?}");
         }
     }
 }
@@ -110,6 +120,10 @@ fn a_wrong_quant_sum_scale_or_padding_is_noticed() {
         plant(&mut rows);
         assert!(difference(&rows, 32, &x, 288).is_some());
     }
+    let mut rows = fresh();
+    assert!(block_sums_fit(&rows, 2));
+    rows.block_sums[17] += 1;
+    assert!(!block_sums_fit(&rows, 2));
 }
 
 proptest! {

@@ -103,7 +103,9 @@ macro_rules! for_columns {
         let (groups, rest) = $sums.as_chunks_mut::<COLUMNS>();
         let mut at = $first;
         for $out in groups {
-            let $rows: [QuantRow<'_>; COLUMNS] = std::array::from_fn(|c| $x.row(at + c));
+            // Written out, as calls of a closure are not inlined here.
+            let $rows: [QuantRow<'_>; COLUMNS] =
+                [$x.row(at), $x.row(at + 1), $x.row(at + 2), $x.row(at + 3)];
             at += COLUMNS;
             $body
         }
@@ -161,7 +163,7 @@ fn columns32<F: Format32, S: Simd, const C: usize>(
     for j in 0..count {
         let block = 8 * group + j;
         let q = x.map(|x| &x.q[32 * block..32 * block + 32]);
-        let sums = x.map(|x| i32::from(x.sums[2 * block]) + i32::from(x.sums[2 * block + 1]));
+        let sums = x.map(|x| x.block_sums[block]);
         let mut isum = [simd.splat_int(0); C];
         let w = &tile.w[8 * j..8 * j + 8];
         products(simd, (F::SIGNED, F::MAX), w, q, sums, &[1; 32], &mut isum);

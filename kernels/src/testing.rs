@@ -108,7 +108,7 @@ pub(crate) fn exp(x: f32) -> f32 {
         return f32::INFINITY;
     }
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
-    let r = n.mul_add(-0.693_359_375, x);
+    let r = n.mul_add(-355.0 / 512.0, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let factorials = [5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0];
     let sum = factorials.iter().skip(1).fold(1.0 / 5040.0, |p: f32, f| p.mul_add(r, 1.0 / f));

@@ -330,7 +330,7 @@ fn what_is_not_finite_reaches_just_the_queries_that_see_it() {
         for bad in [f32::NAN, f32::INFINITY] {
             let at = 33;
             let row = clean.params.heads * 64;
-            let mut poisons = vec![clean.clone(), clean.clone(), clean.clone()];
+            let mut poisons = [clean.clone(), clean.clone(), clean.clone()];
             poisons[0].keys[at * 64 + 9] = bad;
             poisons[1].values[at * 64 + 9] = bad;
             poisons[2].q[at * row + 9] = bad;

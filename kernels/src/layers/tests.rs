@@ -138,8 +138,9 @@ fn sums_and_factors() {
 
 #[test]
 fn activations_with_and_without_a_gate() {
-    let functions: [(ActivationFn, fn(f32) -> f32); 2] =
-        [(ActivationFn::Silu, testing::silu), (ActivationFn::GeluTanh, testing::gelu_tanh)];
+    type Formula = fn(f32) -> f32;
+    let silu: Formula = testing::silu;
+    let functions = [(ActivationFn::Silu, silu), (ActivationFn::GeluTanh, testing::gelu_tanh)];
     for len in LENS {
         for rows in [1, 5] {
             let mut noise = Noise::new(len as u64);

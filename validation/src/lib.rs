@@ -2,6 +2,7 @@
 //! from a reference, speed; and synthetic models to judge with where no real one is at hand.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 pub mod logits;
 pub mod synth;

@@ -57,8 +57,8 @@ def mix(log):
     roles = {}
     for match in TENSOR.finditer(log):
         if int(match["rows"]) > 1:
-            role = re.sub(r"^blk\.\d+\.", "", match["name"])
-            layer = int(re.search(r"^blk\.(\d+)", match["name"]).group(1)) if "blk" in match["name"] else 0
+            layer, role = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", match["name"]).groups()
+            layer = int(layer or 0)
             roles.setdefault(role, []).append((layer, (match["new"] or match["old"]).upper()))
     words = []
     for role, dtypes in sorted(roles.items()):

@@ -57,9 +57,8 @@ def mix(log):
     roles = {}
     for match in TENSOR.finditer(log):
         if int(match["rows"]) > 1:
-            role = re.sub(r"^blk\.\d+\.", "", match["name"])
-            number = re.search(r"^blk\.(\d+)", match["name"])
-            layer = int(number.group(1)) if number else 0
+            layer, role = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", match["name"]).groups()
+            layer = int(layer or 0)
             roles.setdefault(role, []).append((layer, (match["new"] or match["old"]).upper()))
     words = []
     for role, dtypes in sorted(roles.items()):

@@ -3,5 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod base;
+pub mod bench;
+pub mod divergence;
 pub mod logits;
+pub mod perplexity;
 pub mod synth;

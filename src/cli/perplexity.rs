@@ -1,7 +1,7 @@
 //! `aios perplexity`: how well a model predicts a text, and how far it is from a reference run.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use aios_engine::{EngineError, Executor, Model};
@@ -182,9 +182,17 @@ fn open_base(path: &Path, ours: &Header) -> anyhow::Result<BaseReader<BufReader<
 fn sha256_of(path: &Path) -> anyhow::Result<[u8; 32]> {
     let cannot = || format!("cannot read {}", path.display());
     let mut digest = Sha256::new();
-    let mut file = File::open(path).with_context(cannot)?;
-    io::copy(&mut file, &mut digest).with_context(cannot)?;
-    Ok(digest.finalize().into())
+    let file = File::open(path).with_context(cannot)?;
+    let mut from = BufReader::with_capacity(BUFFER_BYTES, file);
+    loop {
+        let bytes = from.fill_buf().with_context(cannot)?;
+        if bytes.is_empty() {
+            return Ok(digest.finalize().into());
+        }
+        digest.update(bytes);
+        let read = bytes.len();
+        from.consume(read);
+    }
 }
 
 fn bar(windows: usize) -> ProgressBar {

@@ -47,7 +47,7 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p_lse, q_lse) = (log_sum_exp(p), log_sum_exp(q));
     let term = |(&p, &q): (&f32, &f32)| {
         let (p, q) = (f64::from(p) - p_lse, f64::from(q) - q_lse);
-        p.exp() * (p - q)
+        libm::exp(p) * (p - q)
     };
     p.iter().zip(q).map(term).sum()
 }

@@ -61,7 +61,7 @@ fn measure(report: &Report) -> anyhow::Result<Vec<Measurement>> {
 }
 
 /// Well beyond the last level of cache, but at most a quarter of the memory that can be had.
-fn buffer_bytes(report: &Report) -> u64 {
+pub(super) fn buffer_bytes(report: &Report) -> u64 {
     let memory = &report.memory;
     let room = [memory.available_bytes, memory.limit_bytes].into_iter().flatten().min();
     let cache = report.last_level_cache_bytes().unwrap_or(0);

@@ -4,11 +4,13 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
 mod args;
+mod bench;
 mod chat;
 mod doctor;
 mod inspect;
 mod logits;
 mod models;
+mod perplexity;
 mod progress;
 mod run;
 mod synth;
@@ -75,6 +77,8 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     Template(template::TemplateArgs),
     Logits(logits::LogitsArgs),
+    Perplexity(perplexity::PerplexityArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -111,6 +115,8 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Detokenize(args) => tokens::detokenize(&args),
         Command::Template(args) => template::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

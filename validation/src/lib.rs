@@ -4,5 +4,9 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
+pub mod base;
+pub mod bench;
+pub mod divergence;
 pub mod logits;
+pub mod perplexity;
 pub mod synth;

@@ -6,9 +6,9 @@ use crate::model::{Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor}
 use crate::rope::{Rope, RopeTable};
 use aios_contract::{BlockLayout, ModelConfig};
 use aios_kernels::{
-    AttentionParams, AttentionScratch, CacheType, Gate, Input, Isa, Pool, Product, QuantRows,
-    ScaleBlock, activate, add, add_to_rows, attend, dequantize, matmul, norm, norm_in_place,
-    rotate, scale, scale_block, softcap,
+    AttentionParams, AttentionScratch, CacheType, Input, Isa, Pool, Product, QuantRows, ScaleBlock,
+    activate, add, add_to_rows, attend, dequantize, matmul, norm, norm_in_place, rotate, scale,
+    scale_block, softcap,
 };
 use aios_residency::{BlockTable, Ledger, Phase};
 use std::sync::Arc;
@@ -131,11 +131,11 @@ impl Context {
         (blocks, ledger): (&BlockTable, &mut Ledger),
         x: &[f32],
         len: usize,
-        mut list: [(&Tensor, Option<&[f32]>, &mut [f32]); N],
+        mut list: [Entry<'_>; N],
     ) {
         let pool = self.pool();
         let needs = |block| {
-            !self.exact && list.iter().any(|(tensor, ..)| scale_block(tensor.dtype) == Some(block))
+            !self.exact && list.iter().any(|entry| scale_block(entry.tensor.dtype) == Some(block))
         };
         let (needs32, needs256) = (needs(ScaleBlock::B32), needs(ScaleBlock::B256));
         if needs32 {
@@ -151,12 +151,13 @@ impl Context {
             q256: needs256.then_some(&self.q256),
             exact: self.exact,
         };
-        let mut products = list.each_mut().map(|(tensor, _, out)| {
-            ledger.read(blocks.block(tensor.id).name, tensor.bytes());
+        let mut products = list.each_mut().map(|Entry { tensor, bias, out }| {
+            let bias_bytes = bias.map_or(0, size_of_val);
+            ledger.read(blocks.block(tensor.id).name, tensor.bytes() + bias_bytes);
             Product { weights: tensor.matrix(blocks), out }
         });
         matmul(self.isa, &pool, input, &mut products);
-        for (_, bias, out) in list {
+        for Entry { bias, out, .. } in list {
             if let Some(bias) = bias {
                 add_to_rows(self.isa, out, bias);
             }
@@ -164,12 +165,22 @@ impl Context {
     }
 }
 
+/// One of several projections that share an input.
+struct Entry<'a> {
+    tensor: &'a Tensor,
+    bias: Option<&'a [f32]>,
+    /// The result, \[n\]\[rows\].
+    out: &'a mut [f32],
+}
+
 impl Projection {
-    /// An entry of [`Context::project`]'s list.
-    fn entry<'a>(&'a self, out: &'a mut [f32]) -> (&'a Tensor, Option<&'a [f32]>, &'a mut [f32]) {
-        (&self.tensor, self.bias.as_deref(), out)
+    fn entry<'a>(&'a self, out: &'a mut [f32]) -> Entry<'a> {
+        Entry { tensor: &self.tensor, bias: self.bias.as_deref(), out }
     }
 }
+
+/// What takes the logits of a position; an error ends the pass.
+pub type Sink<'a> = dyn FnMut(usize, &[f32]) -> Result<(), EngineError> + 'a;
 
 impl Executor {
     /// An executor with an empty cache.
@@ -273,7 +284,7 @@ impl Executor {
         tokens: &[u32],
         phase: Phase,
         want: Want,
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>,
+        sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
         let vocab = self.model.config().vocab;
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
@@ -301,7 +312,7 @@ impl Executor {
         tokens: &[u32],
         phase: Phase,
         want: Want,
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>,
+        sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
         let model = Arc::clone(&self.model);
         let (n, start) = (tokens.len(), self.len);
@@ -361,13 +372,7 @@ impl Executor {
     }
 
     /// One layer: attention and feed-forward, added to the residual stream.
-    fn layer(
-        &mut self,
-        model: &Model,
-        index: usize,
-        layer: &Layer,
-        start: usize,
-    ) {
+    fn layer(&mut self, model: &Model, index: usize, layer: &Layer, start: usize) {
         let config = model.config();
         let isa = self.context.isa;
         let pool = self.context.pool();
@@ -394,13 +399,7 @@ impl Executor {
     }
 
     /// branch = o · attention(q, k, v) of the normed stream.
-    fn attention(
-        &mut self,
-        model: &Model,
-        index: usize,
-        layer: &Layer,
-        start: usize,
-    ) {
+    fn attention(&mut self, model: &Model, index: usize, layer: &Layer, start: usize) {
         let Self { context, state, cache, ledger, .. } = self;
         let State { normed, branch, q, k, v, attended, scratch, .. } = state;
         let (config, blocks) = (model.config(), model.blocks());
@@ -445,12 +444,12 @@ impl Executor {
             FfnInput::Gated { gate: gate_weights, up: up_weights } => {
                 let both = [gate_weights.entry(gate), up_weights.entry(up)];
                 context.project((blocks, ledger), normed, config.d_model, both);
-                activate(isa, &pool, function, Gate::Apart(gate), len, up);
+                activate(isa, &pool, function, Some(gate), len, up);
             }
             FfnInput::Plain { up: up_weights } => {
                 let one = [up_weights.entry(up)];
                 context.project((blocks, ledger), normed, config.d_model, one);
-                activate(isa, &pool, function, Gate::None, len, up);
+                activate(isa, &pool, function, None, len, up);
             }
         }
         context.project((blocks, ledger), up, len, [ffn.down.entry(branch)]);
@@ -462,7 +461,7 @@ impl Executor {
         model: &Model,
         start: usize,
         rows: std::ops::Range<usize>,
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<(), EngineError>,
+        sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
         let Self { context, state, ledger, .. } = self;
         let (config, weights) = (model.config(), model.weights());
@@ -474,7 +473,7 @@ impl Executor {
             let normed = &mut state.normed[..count * d];
             norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
             state.logits.resize(count * config.vocab, 0.0);
-            let head = [(&weights.head, None, &mut state.logits[..])];
+            let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
             context.project((model.blocks(), ledger), normed, d, head);
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
@@ -524,4 +523,3 @@ fn longest_input(config: &ModelConfig) -> usize {
     let attended = config.attention.heads * config.attention.value_len;
     config.d_model.max(attended).max(config.ffn.len)
 }
-

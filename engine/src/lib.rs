@@ -20,7 +20,7 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use error::EngineError;
-pub use forward::{Executor, ExecutorOptions, Want};
+pub use forward::{Executor, ExecutorOptions, Sink, Want};
 pub use model::{LoadError, Model, TensorError};
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

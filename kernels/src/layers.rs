@@ -211,40 +211,66 @@ impl Op for Softcap<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let cap = simd.splat(self.cap);
-        map(simd, self.x, |x| simd.mul(cap, math::tanh(simd, simd.div(x, cap))));
+        map(simd, self.x, Cap(self.cap));
+    }
+}
+
+/// A function of one element. Not a closure, because a large one is not inlined, and without that
+/// it is not compiled for the instruction set.
+trait Elementwise: Copy {
+    /// The function's value in every lane.
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F;
+}
+
+#[derive(Clone, Copy)]
+struct Cap(f32);
+
+impl Elementwise for Cap {
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        let cap = simd.splat(self.0);
+        simd.mul(cap, math::tanh(simd, simd.div(x, cap)))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Elementwise for Silu {
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        math::silu(simd, x)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct GeluTanh;
+
+impl Elementwise for GeluTanh {
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        math::gelu_tanh(simd, x)
     }
 }
 
 /// Applies `f` to every element, the last vector filled up with zeros.
 #[inline(always)]
-fn map<S: Simd>(simd: S, x: &mut [f32], f: impl Fn(S::F) -> S::F) {
+fn map<S: Simd>(simd: S, x: &mut [f32], f: impl Elementwise) {
     let (chunks, tail) = x.as_chunks_mut::<LANES>();
     for x in chunks {
-        let y = f(simd.load(x));
+        let y = f.apply(simd, simd.load(x));
         simd.store(y, x);
     }
     if !tail.is_empty() {
         let mut full = padded(tail);
-        let y = f(simd.load(&full));
+        let y = f.apply(simd, simd.load(&full));
         simd.store(y, &mut full);
         tail.copy_from_slice(&full[..tail.len()]);
     }
 }
 
-/// Where the gate and the up projection of a token stand.
-#[derive(Clone, Copy, Debug)]
-pub enum Gate<'a> {
-    /// out = act(out); there is no gate.
-    None,
-    /// out = act(gate) · out; gate is \[n\]\[len\] like out.
-    Apart(&'a [f32]),
-    /// out = act(first half) · second half of each row of \[n\]\[2·len\].
-    Fused(&'a [f32]),
-}
-
 /// The feed-forward activation over rows of `len` neurons: `out`, \[n\]\[len\], holds the up
-/// projection unless the gate is fused.
+/// projection and becomes act(out), or with a gate of the same shape act(gate) · out.
 ///
 /// # Panics
 /// If the lengths do not fit.
@@ -252,29 +278,18 @@ pub fn activate(
     isa: Isa,
     pool: &Pool,
     function: ActivationFn,
-    gate: Gate<'_>,
+    gate: Option<&[f32]>,
     len: usize,
     out: &mut [f32],
 ) {
-    assert!(out.len().is_multiple_of(len));
-    match gate {
-        Gate::None => {}
-        Gate::Apart(gate) => assert_eq!(gate.len(), out.len()),
-        Gate::Fused(both) => assert_eq!(both.len(), 2 * out.len()),
-    }
+    assert!(len > 0 && out.len().is_multiple_of(len));
+    assert!(gate.is_none_or(|gate| gate.len() == out.len()));
     let rows = out.len() / len;
     let out = Shared::new(out);
     for_rows(pool, rows, &|row| {
         // SAFETY: each row is one piece, and a piece is given to one thread.
         let out = unsafe { out.range(row * len, len) };
-        let gate = match gate {
-            Gate::None => None,
-            Gate::Apart(gate) => Some(&gate[row * len..(row + 1) * len]),
-            Gate::Fused(both) => {
-                out.copy_from_slice(&both[(2 * row + 1) * len..(2 * row + 2) * len]);
-                Some(&both[2 * row * len..(2 * row + 1) * len])
-            }
-        };
+        let gate = gate.map(|gate| &gate[row * len..(row + 1) * len]);
         isa.run(Activate { function, gate, out });
     });
 }
@@ -291,25 +306,25 @@ impl Op for Activate<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.function {
-            ActivationFn::Silu => self.apply(simd, |x| math::silu(simd, x)),
-            ActivationFn::GeluTanh => self.apply(simd, |x| math::gelu_tanh(simd, x)),
+            ActivationFn::Silu => self.apply(simd, Silu),
+            ActivationFn::GeluTanh => self.apply(simd, GeluTanh),
         }
     }
 }
 
 impl Activate<'_> {
     #[inline(always)]
-    fn apply<S: Simd>(self, simd: S, f: impl Fn(S::F) -> S::F) {
+    fn apply<S: Simd>(self, simd: S, f: impl Elementwise) {
         let Some(gate) = self.gate else { return map(simd, self.out, f) };
         let (chunks, tail) = self.out.as_chunks_mut::<LANES>();
         let (gates, gate_tail) = gate.as_chunks::<LANES>();
         for (out, gate) in chunks.iter_mut().zip(gates) {
-            let y = simd.mul(f(simd.load(gate)), simd.load(out));
+            let y = simd.mul(f.apply(simd, simd.load(gate)), simd.load(out));
             simd.store(y, out);
         }
         if !tail.is_empty() {
             let mut full = padded(tail);
-            let y = simd.mul(f(simd.load(&padded(gate_tail))), simd.load(&full));
+            let y = simd.mul(f.apply(simd, simd.load(&padded(gate_tail))), simd.load(&full));
             simd.store(y, &mut full);
             tail.copy_from_slice(&full[..tail.len()]);
         }

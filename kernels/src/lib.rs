@@ -28,7 +28,7 @@ pub use attention::{
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
 pub use layers::{
-    Gate, Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
+    Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
 };
 pub use matmul::{Input, Matrix, MatrixError, Product, matmul, scale_block};
 pub use pool::{Pool, allowed_processors};

@@ -1,10 +1,9 @@
 //! Falcon: layer norm, attention and FFN in parallel, one matrix for q, k, v, plain GELU.
 
 use super::{Spec, inverse_root_of_key_len};
-use aios_contract::{ActivationFn, Architecture, BlockLayout, FfnLayout, NormKind, RopePairing};
+use aios_contract::{ActivationFn, BlockLayout, FfnLayout, NormKind, RopePairing};
 
 pub(super) const SPEC: Spec = Spec {
-    architecture: Architecture::Falcon,
     norm: NormKind::Layer,
     block: BlockLayout::Parallel,
     pairing: RopePairing::Halves,

@@ -2,10 +2,9 @@
 //! five layers with a sliding window and a rope base of their own for each global one.
 
 use super::{Shape, Spec, inverse_root_of_key_len};
-use aios_contract::{ActivationFn, Architecture, BlockLayout, FfnLayout, NormKind, RopePairing};
+use aios_contract::{ActivationFn, BlockLayout, FfnLayout, NormKind, RopePairing};
 
 pub(super) const SPEC: Spec = Spec {
-    architecture: Architecture::Gemma3,
     norm: NormKind::Rms,
     block: BlockLayout::SequentialPostNorm,
     pairing: RopePairing::Halves,

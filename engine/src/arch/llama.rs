@@ -1,10 +1,9 @@
 //! Llama 2 and 3, Mistral, SmolLM: RMS norm, rotary pairs side by side, SwiGLU.
 
 use super::{Spec, inverse_root_of_key_len};
-use aios_contract::{ActivationFn, Architecture, BlockLayout, FfnLayout, NormKind, RopePairing};
+use aios_contract::{ActivationFn, BlockLayout, FfnLayout, NormKind, RopePairing};
 
 pub(super) const SPEC: Spec = Spec {
-    architecture: Architecture::Llama,
     norm: NormKind::Rms,
     block: BlockLayout::Sequential,
     pairing: RopePairing::Adjacent,

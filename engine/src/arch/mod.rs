@@ -16,7 +16,6 @@ use aios_contract::{
 
 /// An architecture, apart from what its files say.
 struct Spec {
-    architecture: Architecture,
     norm: NormKind,
     block: BlockLayout,
     pairing: RopePairing,

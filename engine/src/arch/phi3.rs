@@ -1,10 +1,9 @@
 //! Phi 3: as Llama, with rotary halves, one matrix for q, k, v and one for gate and up.
 
 use super::{Spec, inverse_root_of_key_len};
-use aios_contract::{ActivationFn, Architecture, BlockLayout, FfnLayout, NormKind, RopePairing};
+use aios_contract::{ActivationFn, BlockLayout, FfnLayout, NormKind, RopePairing};
 
 pub(super) const SPEC: Spec = Spec {
-    architecture: Architecture::Phi3,
     norm: NormKind::Rms,
     block: BlockLayout::Sequential,
     pairing: RopePairing::Halves,

@@ -1,10 +1,9 @@
 //! Qwen 2 and 2.5: as Llama, with rotary halves and biases on q, k and v.
 
 use super::{Spec, inverse_root_of_key_len};
-use aios_contract::{ActivationFn, Architecture, BlockLayout, FfnLayout, NormKind, RopePairing};
+use aios_contract::{ActivationFn, BlockLayout, FfnLayout, NormKind, RopePairing};
 
 pub(super) const SPEC: Spec = Spec {
-    architecture: Architecture::Qwen2,
     norm: NormKind::Rms,
     block: BlockLayout::Sequential,
     pairing: RopePairing::Halves,

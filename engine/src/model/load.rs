@@ -379,10 +379,7 @@ impl<'a> Loader<'a> {
         let up = [Role::FfnUp, Role::FfnUpBias];
         let input = match config.ffn.layout {
             FfnLayout::Gated => FfnInput::Gated {
-                gate: Projection {
-                    tensor: self.take(Role::FfnGate, layer, len, d)?,
-                    bias: None,
-                },
+                gate: Projection { tensor: self.take(Role::FfnGate, layer, len, d)?, bias: None },
                 up: self.projection(up, layer, len, d)?,
             },
             FfnLayout::GatedFused => {

@@ -38,13 +38,24 @@ macro_rules! for_columns {
     }};
 }
 
+/// Activation rows `first..first + C`. A loop, as closures are not inlined into code for an
+/// instruction set where a library function calls them.
+#[inline(always)]
+fn rows_from<const C: usize>(x: &QuantRows, first: usize) -> [QuantRow<'_>; C] {
+    let mut rows = [x.row(first); C];
+    for (c, row) in rows.iter_mut().enumerate() {
+        *row = x.row(first + c);
+    }
+    rows
+}
+
 /// Formats with blocks of 32.
 #[inline(always)]
 pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
     for_columns!(piece.input.rows(), |first, C| {
-        let x: [QuantRow<'_>; C] = std::array::from_fn(|c| x.row(first + c));
+        let x: [QuantRow<'_>; C] = rows_from::<C>(x, first);
         for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
             let sums = row32::<F, S, C>(simd, format::blocks(bytes), &x);
             for (c, sum) in sums.into_iter().enumerate() {
@@ -55,43 +66,83 @@ pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &Q
 }
 
 /// One weight row against `C` activation rows: eight blocks at a time up to the chain, which
-/// runs block by block.
+/// runs block by block. A last part of fewer than eight goes one block at a time.
 #[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
 fn row32<F: Format32, S: Simd, const C: usize>(
     simd: S,
     blocks: &[F::Block],
     x: &[QuantRow<'_>; C],
 ) -> [f32; C] {
     let mut acc = [0.0; C];
-    for (group, blocks) in blocks.chunks(8).enumerate() {
-        let mut w = [0; 256];
-        let mut d = [0; 8];
-        let mut m = [0; 8];
-        let (slots, _) = w.as_chunks_mut::<32>();
-        for (j, (block, w)) in blocks.iter().zip(slots).enumerate() {
-            [d[j], m[j]] = F::unpack(simd, block, w);
-        }
-        let d = simd.f16x8(&d);
-        let m = if F::HAS_MIN { simd.f16x8(&m) } else { [0.0; 8] };
-        for (acc, x) in acc.iter_mut().zip(x) {
-            let q = x.q[256 * group..].first_chunk::<256>().expect("rows are padded to 256");
-            let dots = if F::SIGNED { simd.dot32x8_i8(&w, q) } else { simd.dot32x8_u8(&w, q) };
-            let sums = x.sums[16 * group..].first_chunk::<16>().expect("a sum for each 16");
-            let mut t = [0.0; 8];
-            for j in 0..8 {
-                let sum = i32::from(sums[2 * j]) + i32::from(sums[2 * j + 1]);
-                t[j] = d[j] * (dots[j] - F::OFFSET * sum) as f32;
-                if F::HAS_MIN {
-                    t[j] = m[j].mul_add(sum as f32, t[j]);
-                }
-            }
-            for (t, scale) in t.iter().take(blocks.len()).zip(&x.scales[8 * group..]) {
-                *acc = scale.mul_add(*t, *acc);
-            }
-        }
+    let mut w = [0; 256];
+    let (groups, rest) = blocks.as_chunks::<8>();
+    for (group, blocks) in groups.iter().enumerate() {
+        eight32::<F, S, C>(simd, blocks, group, x, &mut w, &mut acc);
+    }
+    for (j, block) in rest.iter().enumerate() {
+        one32::<F, S, C>(simd, block, 8 * groups.len() + j, x, &mut acc);
     }
     acc
+}
+
+/// Eight blocks; `w` is memory for their quants.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
+fn eight32<F: Format32, S: Simd, const C: usize>(
+    simd: S,
+    blocks: &[F::Block; 8],
+    group: usize,
+    x: &[QuantRow<'_>; C],
+    w: &mut [u8; 256],
+    acc: &mut [f32; C],
+) {
+    let (mut d, mut m) = ([0; 8], [0; 8]);
+    let (slots, _) = w.as_chunks_mut::<32>();
+    for j in 0..8 {
+        [d[j], m[j]] = F::unpack(simd, &blocks[j], &mut slots[j]);
+    }
+    let d = simd.f16x8(&d);
+    let m = if F::HAS_MIN { simd.f16x8(&m) } else { [0.0; 8] };
+    for (acc, x) in acc.iter_mut().zip(x) {
+        let q = x.q[256 * group..].first_chunk::<256>().expect("rows are padded to 256");
+        let dots = if F::SIGNED { simd.dot32x8_i8(w, q) } else { simd.dot32x8_u8(w, q) };
+        let sums = x.block_sums[8 * group..].first_chunk::<8>().expect("a sum for each 32");
+        let scales = x.scales[8 * group..].first_chunk::<8>().expect("a scale for each 32");
+        let mut t = [0.0; 8];
+        for j in 0..8 {
+            t[j] = d[j] * (dots[j] - F::OFFSET * sums[j]) as f32;
+            if F::HAS_MIN {
+                t[j] = m[j].mul_add(sums[j] as f32, t[j]);
+            }
+        }
+        for j in 0..8 {
+            *acc = scales[j].mul_add(t[j], *acc);
+        }
+    }
+}
+
+/// One block.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
+fn one32<F: Format32, S: Simd, const C: usize>(
+    simd: S,
+    block: &F::Block,
+    index: usize,
+    x: &[QuantRow<'_>; C],
+    acc: &mut [f32; C],
+) {
+    let mut w = [0; 32];
+    let [d, m] = f16_pair(simd, F::unpack(simd, block, &mut w));
+    for (acc, x) in acc.iter_mut().zip(x) {
+        let q = x.q[32 * index..].first_chunk::<32>().expect("rows are whole blocks");
+        let dot = if F::SIGNED { simd.dot32_i8(&w, q) } else { simd.dot32_u8(&w, q) };
+        let sum = x.block_sums[index];
+        let mut t = d * (dot - F::OFFSET * sum) as f32;
+        if F::HAS_MIN {
+            t = m.mul_add(sum as f32, t);
+        }
+        *acc = x.scales[index].mul_add(t, *acc);
+    }
 }
 
 /// Formats with super-blocks.
@@ -100,7 +151,7 @@ pub(super) fn rows256<F: Format256, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: 
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
     for_columns!(piece.input.rows(), |first, C| {
-        let x: [QuantRow<'_>; C] = std::array::from_fn(|c| x.row(first + c));
+        let x: [QuantRow<'_>; C] = rows_from::<C>(x, first);
         for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
             let sums = row256::<F, S, C>(simd, format::blocks(bytes), &x);
             for (c, sum) in sums.into_iter().enumerate() {
@@ -176,8 +227,11 @@ impl Op for FloatRow<'_, '_> {
         let Self { piece, row, w } = self;
         let x = piece.input.x;
         for_columns!(piece.input.rows(), |first, C| {
-            let x: [&[f32]; C] =
-                std::array::from_fn(|c| &x[(first + c) * w.len()..(first + c + 1) * w.len()]);
+            let mut columns: [&[f32]; C] = [&[]; C];
+            for (c, column) in columns.iter_mut().enumerate() {
+                *column = &x[(first + c) * w.len()..(first + c + 1) * w.len()];
+            }
+            let x = columns;
             for (c, sum) in dot_floats(simd, w, &x).into_iter().enumerate() {
                 piece.out(first + c, row, 1)[0] = sum;
             }

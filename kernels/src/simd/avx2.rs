@@ -89,10 +89,11 @@ impl Avx2 {
         pairs: impl Fn(__m256i, __m256i) -> __m256i,
     ) -> [i32; 8] {
         let ones = simd!(_mm256_set1_epi16(1));
-        let sums: [__m256i; 8] = std::array::from_fn(|i| {
+        let mut sums = [ones; 8];
+        for (i, sum) in sums.iter_mut().enumerate() {
             let products = pairs(self.bytes(w, i), self.bytes(x, i));
-            simd!(_mm256_madd_epi16(products, ones))
-        });
+            *sum = simd!(_mm256_madd_epi16(products, ones));
+        }
         // A tree of horizontal adds leaves block j's sum in lane j of both halves' sum.
         let h = |a, b| simd!(_mm256_hadd_epi32(a, b));
         let a = h(h(sums[0], sums[1]), h(sums[2], sums[3]));
@@ -106,27 +107,26 @@ impl Avx2 {
         out
     }
 
-    /// Transposes an 8 × 8 block of dwords.
+    /// Transposes an 8 × 8 block of dwords: pairs of rows, pairs of pairs, then halves.
     #[inline(always)]
     fn transpose8(self, r: [__m256i; 8]) -> [__m256i; 8] {
         simd!({
-            let t: [__m256i; 8] = std::array::from_fn(|i| {
-                let (a, b) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
-                if i % 2 == 0 { _mm256_unpacklo_epi32(a, b) } else { _mm256_unpackhi_epi32(a, b) }
-            });
-            let u: [__m256i; 8] = std::array::from_fn(|i| {
-                let base = i / 4 * 4;
-                let (a, b) = (t[base + (i % 4) / 2], t[base + (i % 4) / 2 + 2]);
-                if i % 2 == 0 { _mm256_unpacklo_epi64(a, b) } else { _mm256_unpackhi_epi64(a, b) }
-            });
-            std::array::from_fn(|i| {
-                let (a, b) = (u[i % 4], u[i % 4 + 4]);
-                if i < 4 {
-                    _mm256_permute2x128_si256::<0x20>(a, b)
-                } else {
-                    _mm256_permute2x128_si256::<0x31>(a, b)
-                }
-            })
+            let (mut t, mut u, mut out) = (r, r, r);
+            for i in [0, 2, 4, 6] {
+                t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+                t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+            }
+            for i in [0, 4] {
+                u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+                u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+                u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+                u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+            }
+            for i in 0..4 {
+                out[i] = _mm256_permute2x128_si256::<0x20>(u[i], u[i + 4]);
+                out[i + 4] = _mm256_permute2x128_si256::<0x31>(u[i], u[i + 4]);
+            }
+            out
         })
     }
 
@@ -267,7 +267,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn abs(self, a: F) -> F {
         let sign = simd!(_mm256_set1_ps(-0.0));
-        a.map(|a| simd!(_mm256_andnot_ps(sign, a)))
+        simd!([_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])])
     }
     #[inline(always)]
     fn copysign(self, a: F, b: F) -> F {
@@ -278,26 +278,28 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn select_gt(self, a: F, b: F, yes: F, no: F) -> F {
-        std::array::from_fn(|i| {
-            simd!(_mm256_blendv_ps(no[i], yes[i], _mm256_cmp_ps::<_CMP_GT_OQ>(a[i], b[i])))
-        })
+        simd!([
+            _mm256_blendv_ps(no[0], yes[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
+            _mm256_blendv_ps(no[1], yes[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
+        ])
     }
     #[inline(always)]
     fn round_to_int(self, a: F) -> I {
-        a.map(|a| simd!(_mm256_cvtps_epi32(a)))
+        simd!([_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])])
     }
     #[inline(always)]
     fn int_to_float(self, a: I) -> F {
-        a.map(|a| simd!(_mm256_cvtepi32_ps(a)))
+        simd!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
     }
     #[inline(always)]
     fn pow2(self, n: I) -> F {
-        n.map(|n| {
+        let half = |n| {
             simd!({
                 let biased = _mm256_add_epi32(n, _mm256_set1_epi32(127));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
             })
-        })
+        };
+        [half(n[0]), half(n[1])]
     }
     #[inline(always)]
     fn store_int(self, v: I, out: &mut [i32; LANES]) {
@@ -317,8 +319,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn f16x8(self, x: &[u16; 8]) -> [f32; 8] {
         let mut out = [0.0; 8];
+        // One by one: they have just been gathered, and a load of what eight narrow stores wrote
+        // would wait for all of them.
+        let [a, b, c, d, e, f, g, h] = *x;
+        let s = u16::cast_signed;
         simd!({
-            let wide = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
+            let wide =
+                _mm256_cvtph_ps(_mm_set_epi16(s(h), s(g), s(f), s(e), s(d), s(c), s(b), s(a)));
             _mm256_storeu_ps(out.as_mut_ptr(), wide);
         });
         out
@@ -391,6 +398,24 @@ impl Simd for Avx2 {
         self.dot32x8(w, x, |w, x| self.pairs_i8(w, x))
     }
     #[inline(always)]
+    fn dot32_u8(self, w: &[u8; 32], x: &[i8; 32]) -> i32 {
+        simd!({
+            let w = _mm256_loadu_si256(w.as_ptr().cast());
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            let sums = _mm256_madd_epi16(self.pairs_u8(w, x), _mm256_set1_epi16(1));
+            self.reduce_int([sums, _mm256_setzero_si256()])
+        })
+    }
+    #[inline(always)]
+    fn dot32_i8(self, w: &[u8; 32], x: &[i8; 32]) -> i32 {
+        simd!({
+            let w = _mm256_loadu_si256(w.as_ptr().cast());
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            let sums = _mm256_madd_epi16(self.pairs_i8(w, x), _mm256_set1_epi16(1));
+            self.reduce_int([sums, _mm256_setzero_si256()])
+        })
+    }
+    #[inline(always)]
     fn reduce_int(self, v: I) -> i32 {
         simd!({
             let eight = _mm256_add_epi32(v[0], v[1]);
@@ -413,7 +438,10 @@ impl Simd for Avx2 {
     fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]) {
         for part in 0..8 {
             for half in 0..2 {
-                let block = std::array::from_fn(|r| self.bytes(&rows[8 * half + r], part));
+                let mut block = simd!([_mm256_setzero_si256(); 8]);
+                for (row, dwords) in rows[8 * half..].iter().zip(&mut block) {
+                    *dwords = self.bytes(row, part);
+                }
                 for (dword, column) in self.transpose8(block).into_iter().enumerate() {
                     let to = &mut out[8 * part + dword][32 * half..32 * half + 32];
                     simd!(_mm256_storeu_si256(to.as_mut_ptr().cast(), column));

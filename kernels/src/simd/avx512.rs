@@ -322,8 +322,13 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn f16x8(self, x: &[u16; 8]) -> [f32; 8] {
         let mut out = [0.0; 8];
+        // One by one: they have just been gathered, and a load of what eight narrow stores wrote
+        // would wait for all of them.
+        let [a, b, c, d, e, f, g, h] = *x;
+        let s = u16::cast_signed;
         simd!({
-            let wide = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
+            let wide =
+                _mm256_cvtph_ps(_mm_set_epi16(s(h), s(g), s(f), s(e), s(d), s(c), s(b), s(a)));
             _mm256_storeu_ps(out.as_mut_ptr(), wide);
         });
         out
@@ -385,6 +390,25 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn dot32x8_i8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8] {
         self.dot32x8(w, x, |w, x| self.pairs_i8(w, x))
+    }
+    #[inline(always)]
+    fn dot32_u8(self, w: &[u8; 32], x: &[i8; 32]) -> i32 {
+        simd!({
+            let w = _mm256_loadu_si256(w.as_ptr().cast());
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+            self.reduce_int(_mm512_zextsi256_si512(sums))
+        })
+    }
+    #[inline(always)]
+    fn dot32_i8(self, w: &[u8; 32], x: &[i8; 32]) -> i32 {
+        simd!({
+            let w = _mm256_loadu_si256(w.as_ptr().cast());
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            self.reduce_int(_mm512_zextsi256_si512(sums))
+        })
     }
     #[inline(always)]
     fn reduce_int(self, v: I) -> i32 {

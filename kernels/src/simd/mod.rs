@@ -156,6 +156,10 @@ pub(crate) trait Simd: Copy + 'static {
     fn dot32x8_u8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8];
     /// As [`Self::dot32x8_u8`] for weights that are i8 in two's complement.
     fn dot32x8_i8(self, w: &[u8; 256], x: &[i8; 256]) -> [i32; 8];
+    /// The sum of w·x over 32 elements; weights unsigned, at most 127.
+    fn dot32_u8(self, w: &[u8; 32], x: &[i8; 32]) -> i32;
+    /// As [`Self::dot32_u8`] for weights that are i8 in two's complement.
+    fn dot32_i8(self, w: &[u8; 32], x: &[i8; 32]) -> i32;
     /// The sum of the lanes.
     fn reduce_int(self, v: Self::I) -> i32;
     /// Σ a·b over 16 pairs of i16.

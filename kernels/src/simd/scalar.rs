@@ -208,6 +208,14 @@ impl Simd for Scalar {
         std::array::from_fn(|g| dot(&w[32 * g..32 * g + 32], &x[32 * g..32 * g + 32], signed))
     }
     #[inline(always)]
+    fn dot32_u8(self, w: &[u8; 32], x: &[i8; 32]) -> i32 {
+        dot(w, x, unsigned)
+    }
+    #[inline(always)]
+    fn dot32_i8(self, w: &[u8; 32], x: &[i8; 32]) -> i32 {
+        dot(w, x, signed)
+    }
+    #[inline(always)]
     fn reduce_int(self, v: Self::I) -> i32 {
         v.into_iter().fold(0, i32::wrapping_add)
     }

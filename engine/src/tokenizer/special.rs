@@ -222,7 +222,7 @@ mod tests {
                     start += at + spelling.len();
                     if strips(spelling) {
                         let rest = &text[start..end];
-                        start = end - rest.trim_start_matches(|c| c == ' ' || c == '\n').len();
+                        start = end - rest.trim_start_matches([' ', '\n']).len();
                     }
                 }
                 finer.push(Fragment::Text(start..end));

@@ -5,8 +5,11 @@ use crate::act::{QuantRow, QuantRows};
 use crate::dequantize::dequantize;
 use crate::format::{self, Format32, Format256, Super, f16_pair};
 use crate::isa::Op;
-use crate::simd::{LANES, Simd, padded};
+use crate::simd::{LANES, Simd, padded, prefetch};
 
+/// How far ahead of their use weights are asked for, in bytes: the processor's own prefetching
+/// stops at the end of each page.
+const AHEAD: usize = 2048;
 /// Activation rows that share one unpacking of a weight row.
 const COLUMNS: usize = 3;
 
@@ -96,6 +99,7 @@ fn eight32<F: Format32, S: Simd, const C: usize>(
     w: &mut [u8; 256],
     acc: &mut [f32; C],
 ) {
+    prefetch(blocks, AHEAD);
     let (mut d, mut m) = ([0; 8], [0; 8]);
     let (slots, _) = w.as_chunks_mut::<32>();
     for j in 0..8 {
@@ -172,6 +176,7 @@ fn row256<F: Format256, S: Simd, const C: usize>(
     let mut acc = [0.0; C];
     let mut unpacked = Super::ZERO;
     for (b, block) in blocks.iter().enumerate() {
+        prefetch(block, AHEAD);
         F::unpack(simd, block, &mut unpacked);
         let Super { w, scales, mins, .. } = &unpacked;
         let [d, dmin] = f16_pair(simd, unpacked.d);

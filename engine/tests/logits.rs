@@ -160,3 +160,61 @@ fn exact_mode_is_exact_on_micro_models() {
         }
     }
 }
+
+/// A real model of the catalogue, from where `aios pull` puts it.
+fn real(name: &str) -> Option<Arc<Model>> {
+    let set = |key: &str| std::env::var_os(key).map(PathBuf::from);
+    let cache = || set("AIOS_CACHE_DIR").or_else(|| Some(set("XDG_CACHE_HOME")?.join("aios")));
+    let home = || Some(set("HOME")?.join(".cache/aios"));
+    let folder = set("AIOS_MODEL_DIR").or_else(|| Some(cache().or_else(home)?.join("models")))?;
+    let path = folder.join(format!("{name}.gguf"));
+    path.exists().then(|| Model::load(&path).expect("a sound model"))
+}
+
+#[test]
+fn real_models_are_as_close_to_exact_as_the_peer() {
+    let mut ratios = Vec::new();
+    for (golden, name) in [
+        ("smollm2-135m", "smollm2-135m-instruct"),
+        ("gemma-3-270m", "gemma-3-270m"),
+        ("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct"),
+        ("qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-instruct"),
+    ] {
+        let Some(model) = real(name) else {
+            let needed = golden.starts_with("smollm2") && std::env::var_os("CI").is_some();
+            assert!(!needed, "{name} is missing; fetch it with `aios pull {name}`");
+            println!("{name} is not here; `aios pull {name}` fetches it");
+            continue;
+        };
+        let ratio = ratio(golden, &model);
+        // The largest has no exact logits; its greedy ids were checked all the same.
+        if ratio.is_finite() {
+            assert!(ratio <= 1.20, "{name}: {ratio}");
+            ratios.push(ratio);
+        }
+    }
+    if ratios.len() == 3 {
+        ratios.extend(MICRO.map(|name| self::ratio(name, &micro(name))));
+        let mean = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64;
+        println!("geometric mean over all files {:.3}", mean.exp());
+        assert!(mean.exp() <= 1.05, "geometric mean {}", mean.exp());
+    }
+}
+
+#[test]
+fn a_planted_error_is_noticed() {
+    let model = micro("micro-llama");
+    let case = &cases("micro-llama")[0];
+    let (mut rows, greedy) = run(&model, case, false);
+    let (before, _) = errors(&rows, case);
+    for row in &mut rows {
+        row.iter_mut().for_each(|x| *x += 0.05);
+    }
+    let (after, _) = errors(&rows, case);
+    assert!(after[0] > 1.2 * before[0], "{before:?} {after:?}");
+    let mut wrong = greedy;
+    wrong[0] ^= 1;
+    let reference = &case.peer_int8.greedy;
+    let check = || check_greedy("micro-llama", "planted", &wrong, reference, 0.5);
+    assert!(std::panic::catch_unwind(check).is_err());
+}

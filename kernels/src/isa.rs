@@ -1,7 +1,9 @@
 //! Which instruction set the kernels run on, as a value: holding an [`Isa`] proves that this
 //! processor has it. It is detected once and passed along; nothing in this crate asks again.
 
-use crate::simd::{Avx2, Avx512, Scalar, Simd};
+use crate::simd::{Scalar, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
 
 /// An instruction set by name, whether this machine has it or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,8 +59,11 @@ pub enum IsaError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
     Avx512(Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
 }
 
@@ -83,9 +88,13 @@ impl Isa {
     pub fn request(name: IsaName) -> Result<Self, IsaError> {
         let kind = match name {
             IsaName::Scalar => Some(Kind::Scalar(Scalar)),
+            #[cfg(target_arch = "x86_64")]
             IsaName::Avx2 => Avx2::detect().map(Kind::Avx2),
+            #[cfg(target_arch = "x86_64")]
             IsaName::Avx512 => (Avx512::<true>::detect().map(Kind::Avx512Vnni))
                 .or_else(|| Avx512::<false>::detect().map(Kind::Avx512)),
+            #[cfg(not(target_arch = "x86_64"))]
+            IsaName::Avx2 | IsaName::Avx512 => None,
         };
         kind.map(Self).ok_or(IsaError::Unsupported(name))
     }
@@ -93,18 +102,24 @@ impl Isa {
     /// Every instruction set that this processor has, slowest first. Where AVX-512 comes with
     /// VNNI, the variant without it is listed too, so that tests can compare them.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self::SCALAR];
-        all.extend(Avx2::detect().map(|isa| Self(Kind::Avx2(isa))));
-        all.extend(Avx512::<false>::detect().map(|isa| Self(Kind::Avx512(isa))));
-        all.extend(Avx512::<true>::detect().map(|isa| Self(Kind::Avx512Vnni(isa))));
-        all
+        let vectors: &[Option<Kind>] = &[
+            #[cfg(target_arch = "x86_64")]
+            Avx2::detect().map(Kind::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Avx512::<false>::detect().map(Kind::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Avx512::<true>::detect().map(Kind::Avx512Vnni),
+        ];
+        std::iter::once(Self::SCALAR).chain(vectors.iter().flatten().copied().map(Self)).collect()
     }
 
     /// Its name.
     pub const fn name(self) -> IsaName {
         match self.0 {
             Kind::Scalar(_) => IsaName::Scalar,
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => IsaName::Avx2,
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx512(_) | Kind::Avx512Vnni(_) => IsaName::Avx512,
         }
     }
@@ -112,6 +127,7 @@ impl Isa {
     /// The name with its extensions, for reports: `avx512+vnni`.
     pub const fn description(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni(_) => "avx512+vnni",
             _ => self.name().name(),
         }
@@ -122,8 +138,11 @@ impl Isa {
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         match self.0 {
             Kind::Scalar(simd) => op.run(simd),
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2(simd) => simd.vectorize(op),
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx512(simd) => simd.vectorize(op),
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni(simd) => simd.vectorize(op),
         }
     }

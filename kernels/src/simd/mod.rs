@@ -8,13 +8,17 @@
 //! A token's only constructors are its `detect`, so holding one proves that the processor has the
 //! instructions; that is why the methods are safe.
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 pub use scalar::Scalar;
 pub(crate) use scalar::bf16_bits;

@@ -274,7 +274,7 @@ mod tests {
             seen
         };
         assert_eq!(ids(SamplerOptions { top_k: 2, ..OPEN }), [1, 3]);
-        assert_eq!(ids(SamplerOptions { top_p: 0.5, ..OPEN }), [1]);
+        assert_eq!(ids(SamplerOptions { top_p: 0.4, ..OPEN }), [1]);
         assert_eq!(ids(SamplerOptions { min_p: 0.5, ..OPEN }), [1, 3]);
         assert_eq!(ids(SamplerOptions { temperature: 0.0, ..OPEN }), [1]);
         let mut sampler = sampler(SamplerOptions { temperature: 0.0, ..OPEN });

@@ -1,9 +1,9 @@
 //! Which instruction set the kernels run on, as a value: holding an [`Isa`] proves that this
 //! processor has it. It is detected once and passed along; nothing in this crate asks again.
 
-use crate::simd::{Scalar, Simd};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
+use crate::simd::{Scalar, Simd};
 
 /// An instruction set by name, whether this machine has it or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

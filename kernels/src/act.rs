@@ -7,13 +7,15 @@ use crate::simd::{LANES, Simd};
 
 /// Below this largest magnitude a block counts as zero, so that its inverse stays finite.
 const TINY: f32 = 1e-30;
+/// Elements of a super-block that share a factor.
+const GROUP: usize = 32;
 
 /// How many elements share a quantisation scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScaleBlock {
     /// 32, for weight formats with blocks of 32.
     B32,
-    /// 256, for weight formats with super-blocks.
+    /// 256, for weight formats with super-blocks; each 32 of them have a factor 1, 2 or 4.
     B256,
 }
 
@@ -37,27 +39,65 @@ pub struct QuantRows {
     /// Elements of a row, and that rounded up to 256.
     len: usize,
     stride: usize,
-    /// \[rows\]\[stride\], zeros behind `len`.
-    q: Vec<i8>,
+    /// \[rows\]\[stride / 4\]: four quants in a word, zeros behind `len`.
+    quads: Vec<i32>,
     /// \[rows\]\[len / block\].
     scales: Vec<f32>,
-    /// \[rows\]\[stride / 16\]: sums of 16 quants.
+    /// What products need of each 32 quants, \[rows\]\[stride / 32\].
+    groups: Groups,
+}
+
+/// Sums and factors of groups of 32 quants.
+#[derive(Debug, Default)]
+struct Groups {
+    /// Two i16 in a word: the sums of the group's halves, times its factor.
+    halves: Vec<i32>,
+    /// An i16: the sum of the group, times its factor.
     sums: Vec<i16>,
-    /// \[rows\]\[stride / 32\]: sums of 32 quants.
-    block_sums: Vec<i32>,
+    /// The sum of the group as a float, and its negative as an integer.
+    floats: Vec<f32>,
+    negatives: Vec<i32>,
+    /// The binary logarithm of the factor.
+    shifts: Vec<i32>,
+}
+
+impl Groups {
+    fn with_capacity(groups: usize) -> Self {
+        Self {
+            halves: vec![0; groups],
+            sums: vec![0; groups],
+            floats: vec![0.0; groups],
+            negatives: vec![0; groups],
+            shifts: vec![0; groups],
+        }
+    }
 }
 
 /// One quantised row.
 #[derive(Clone, Copy)]
 pub(crate) struct QuantRow<'a> {
-    /// Quants, zero-padded to a multiple of 256.
-    pub q: &'a [i8],
+    /// Quants, four in a word, zero-padded to a multiple of 256.
+    pub quads: &'a [i32],
     /// A scale a block.
     pub scales: &'a [f32],
-    /// A sum for each 16 quants.
-    pub sums: &'a [i16],
-    /// A sum for each 32.
-    pub block_sums: &'a [i32],
+    /// For each 32 quants two i16 in a word: the sums of the halves times the factor.
+    pub halves: &'a [i32],
+    /// For each 64 quants two i16 in a word: the sums of 32, times their factors.
+    pub pairs: &'a [i32],
+    /// For each 32 quants their sum.
+    pub floats: &'a [f32],
+    /// For each 32 quants their sum, negated.
+    pub negatives: &'a [i32],
+    /// For each 32 quants the binary logarithm of their factor.
+    pub shifts: &'a [i32],
+}
+
+impl<'a> QuantRow<'a> {
+    /// The quants as bytes.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> &'a [i8] {
+        bytemuck::cast_slice(self.quads)
+    }
 }
 
 impl QuantRows {
@@ -69,10 +109,9 @@ impl QuantRows {
             rows: 0,
             len: 0,
             stride: 0,
-            q: vec![0; rows * stride],
+            quads: vec![0; rows * stride / 4],
             scales: vec![0.0; rows * len.div_ceil(block.len())],
-            sums: vec![0; rows * stride / 16],
-            block_sums: vec![0; rows * stride / 32],
+            groups: Groups::with_capacity(rows * stride / GROUP),
         }
     }
 
@@ -85,12 +124,16 @@ impl QuantRows {
     #[inline(always)]
     pub(crate) fn row(&self, index: usize) -> QuantRow<'_> {
         let scales = self.len / self.block.len();
-        let sums = self.stride / 16;
+        let groups = self.stride / GROUP;
+        let group = index * groups..(index + 1) * groups;
         QuantRow {
-            q: &self.q[index * self.stride..(index + 1) * self.stride],
+            quads: &self.quads[index * self.stride / 4..(index + 1) * self.stride / 4],
             scales: &self.scales[index * scales..(index + 1) * scales],
-            sums: &self.sums[index * sums..(index + 1) * sums],
-            block_sums: &self.block_sums[index * sums / 2..(index + 1) * sums / 2],
+            halves: &self.groups.halves[group.clone()],
+            pairs: &bytemuck::cast_slice(&self.groups.sums)[group.start / 2..group.end / 2],
+            floats: &self.groups.floats[group.clone()],
+            negatives: &self.groups.negatives[group.clone()],
+            shifts: &self.groups.shifts[group],
         }
     }
 
@@ -104,41 +147,45 @@ impl QuantRows {
         self.stride = len.next_multiple_of(256);
         let rows = x.len() / len;
         self.rows = rows;
-        let (block, stride, blocks) = (self.block.len(), self.stride, len / self.block.len());
-        let q = Shared::new(&mut self.q[..rows * stride]);
+        let (block, stride, blocks) = (self.block, self.stride, len / self.block.len());
+        let groups = stride / GROUP;
+        let quads = Shared::new(&mut self.quads[..rows * stride / 4]);
         let scales = Shared::new(&mut self.scales[..rows * blocks]);
-        let sums = Shared::new(&mut self.sums[..rows * stride / 16]);
-        let block_sums = Shared::new(&mut self.block_sums[..rows * stride / 32]);
+        let halves = Shared::new(&mut self.groups.halves[..rows * groups]);
+        let sums = Shared::new(&mut self.groups.sums[..rows * groups]);
+        let floats = Shared::new(&mut self.groups.floats[..rows * groups]);
+        let negatives = Shared::new(&mut self.groups.negatives[..rows * groups]);
+        let shifts = Shared::new(&mut self.groups.shifts[..rows * groups]);
         pool.for_each(rows, &|row| {
             // SAFETY: each row is one piece, and `for_each` gives a piece to one thread.
-            let (q, scales, sums, block_sums) = unsafe {
-                (
-                    q.range(row * stride, stride),
-                    scales.range(row * blocks, blocks),
-                    sums.range(row * stride / 16, stride / 16),
-                    block_sums.range(row * stride / 32, stride / 32),
-                )
+            let call = unsafe {
+                Quantize {
+                    block,
+                    x: &x[row * len..(row + 1) * len],
+                    q: bytemuck::cast_slice_mut(quads.range(row * stride / 4, stride / 4)),
+                    scales: scales.range(row * blocks, blocks),
+                    halves: halves.range(row * groups, groups),
+                    sums: sums.range(row * groups, groups),
+                    floats: floats.range(row * groups, groups),
+                    negatives: negatives.range(row * groups, groups),
+                    shifts: shifts.range(row * groups, groups),
+                }
             };
-            isa.run(Quantize {
-                block,
-                x: &x[row * len..(row + 1) * len],
-                q,
-                scales,
-                sums: &mut *sums,
-            });
-            for (sum, [a, b]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
-                *sum = i32::from(*a) + i32::from(*b);
-            }
+            isa.run(call);
         });
     }
 }
 
 struct Quantize<'a> {
-    block: usize,
+    block: ScaleBlock,
     x: &'a [f32],
     q: &'a mut [i8],
     scales: &'a mut [f32],
+    halves: &'a mut [i32],
     sums: &'a mut [i16],
+    floats: &'a mut [f32],
+    negatives: &'a mut [i32],
+    shifts: &'a mut [i32],
 }
 
 impl Op for Quantize<'_> {
@@ -146,25 +193,48 @@ impl Op for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { block, x, q, scales, sums } = self;
-        let (used, padding) = q.split_at_mut(x.len());
-        padding.fill(0);
-        sums[x.len() / 16..].fill(0);
-        let blocks = x.chunks_exact(block).zip(used.chunks_exact_mut(block));
-        let blocks = blocks.zip(sums.chunks_exact_mut(block / 16));
-        for (((x, q), sums), scale) in blocks.zip(scales) {
-            *scale = quantize_block(simd, x, q, sums);
+        let Self { block, x, q, scales, halves, sums, floats, negatives, shifts } = self;
+        q[x.len()..].fill(0);
+        shifts.fill(0);
+        match block {
+            ScaleBlock::B32 => {
+                let (x, _) = x.as_chunks::<GROUP>();
+                let (q, _) = q.as_chunks_mut::<GROUP>();
+                for ((x, q), scale) in x.iter().zip(q).zip(scales) {
+                    *scale = quantize32(simd, x, q);
+                }
+            }
+            ScaleBlock::B256 => {
+                let (x, _) = x.as_chunks::<256>();
+                let (q, _) = q.as_chunks_mut::<256>();
+                let (parts, _) = shifts.as_chunks_mut::<8>();
+                for (((x, q), shifts), scale) in x.iter().zip(q).zip(parts).zip(scales) {
+                    *scale = quantize256(simd, x, q, shifts);
+                }
+            }
+        }
+        let (q, _) = q.as_chunks::<GROUP>();
+        for (group, q) in q.iter().enumerate() {
+            let parts = [half_sum(&q[..16]), half_sum(&q[16..])];
+            let (sum, shift) = (parts[0] + parts[1], shifts[group]);
+            halves[group] = bytemuck::cast([parts[0] << shift, parts[1] << shift]);
+            sums[group] = sum << shift;
+            floats[group] = f32::from(sum);
+            negatives[group] = -i32::from(sum);
         }
     }
 }
 
-/// Quantises a block and returns its scale: the largest magnitude over 127. A block that is not
-/// finite gets quants 0 and scale NaN, which reaches every result that it enters.
+/// The sum of 16 quants, within ±2032.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "quants are within ±127, sums within ±2032")]
-fn quantize_block<S: Simd>(simd: S, x: &[f32], q: &mut [i8], sums: &mut [i16]) -> f32 {
+fn half_sum(q: &[i8]) -> i16 {
+    q.iter().fold(0, |sum, q| sum + i16::from(*q))
+}
+
+/// The largest magnitude of some elements, and whether they are all finite.
+#[inline(always)]
+fn largest<S: Simd>(simd: S, x: &[f32]) -> (f32, bool) {
     let (x, _) = x.as_chunks::<LANES>();
-    let (q, _) = q.as_chunks_mut::<LANES>();
     let mut largest = simd.splat(0.0);
     let mut poison = simd.splat(0.0);
     for x in x {
@@ -172,25 +242,67 @@ fn quantize_block<S: Simd>(simd: S, x: &[f32], q: &mut [i8], sums: &mut [i16]) -
         largest = simd.max(simd.abs(x), largest);
         poison = simd.fma(x, simd.splat(0.0), poison);
     }
-    let largest = simd.reduce_max(largest);
-    let finite = !simd.reduce_add(poison).is_nan();
-    if !finite || largest < TINY {
-        q.as_flattened_mut().fill(0);
-        sums.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
-    }
-    let inverse = simd.splat(127.0 / largest);
-    for ((x, q), sum) in x.iter().zip(q).zip(sums) {
+    (simd.reduce_max(largest), !simd.reduce_add(poison).is_nan())
+}
+
+/// x · factor rounded to the nearest integer, ties to even.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "quants are within ±127")]
+fn round<S: Simd>(simd: S, x: &[f32], factor: f32, q: &mut [i8]) {
+    let (x, _) = x.as_chunks::<LANES>();
+    let (q, _) = q.as_chunks_mut::<LANES>();
+    let factor = simd.splat(factor);
+    for (x, q) in x.iter().zip(q) {
         let mut rounded = [0; LANES];
-        simd.store_int(simd.round_to_int(simd.mul(simd.load(x), inverse)), &mut rounded);
-        let mut total = 0;
+        simd.store_int(simd.round_to_int(simd.mul(simd.load(x), factor)), &mut rounded);
         for (q, rounded) in q.iter_mut().zip(rounded) {
             *q = rounded as i8;
-            total += rounded;
         }
-        *sum = total as i16;
     }
-    largest / 127.0
+}
+
+/// Quantises a block and returns its scale: the largest magnitude over 127. A block that is not
+/// finite gets quants 0 and scale NaN, which reaches every result that it enters.
+#[inline(always)]
+fn quantize32<S: Simd>(simd: S, x: &[f32; 32], q: &mut [i8; 32]) -> f32 {
+    let (a, finite) = largest(simd, x);
+    if !finite || a < TINY {
+        q.fill(0);
+        return if finite { 0.0 } else { f32::NAN };
+    }
+    round(simd, x, 127.0 / a, q);
+    a / 127.0
+}
+
+/// Quantises a super-block and returns its scale, the largest magnitude over 508. Each 32
+/// elements have steps of the scale times 1, 2 or 4, whatever reaches their largest magnitude.
+#[inline(always)]
+fn quantize256<S: Simd>(simd: S, x: &[f32; 256], q: &mut [i8; 256], shifts: &mut [i32; 8]) -> f32 {
+    let (groups, _) = x.as_chunks::<GROUP>();
+    let mut tops = [0.0; 8];
+    let (mut a, mut finite) = (0.0, true);
+    for (top, group) in tops.iter_mut().zip(groups) {
+        let (largest, all) = largest(simd, group);
+        *top = largest;
+        a = if largest > a { largest } else { a };
+        finite &= all;
+    }
+    if !finite || a < TINY {
+        q.fill(0);
+        return if finite { 0.0 } else { f32::NAN };
+    }
+    let inverse = 508.0 / a;
+    let (q, _) = q.as_chunks_mut::<GROUP>();
+    for (((x, q), top), shift) in groups.iter().zip(q).zip(tops).zip(shifts) {
+        let factor;
+        (*shift, factor) = match top {
+            top if top > 0.5 * a => (2, 0.25),
+            top if top > 0.25 * a => (1, 0.5),
+            _ => (0, 1.0),
+        };
+        round(simd, x, inverse * factor, q);
+    }
+    a / 508.0
 }
 
 #[cfg(test)]

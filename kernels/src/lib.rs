@@ -14,6 +14,7 @@ mod isa;
 mod layers;
 mod math;
 mod matmul;
+mod panel;
 mod pool;
 mod shared;
 mod simd;
@@ -31,4 +32,5 @@ pub use layers::{
     Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
 };
 pub use matmul::{Input, Matrix, MatrixError, Product, matmul, scale_block};
+pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};

@@ -11,40 +11,51 @@
 //! ```
 //!
 //! The departures from it:
-//! 1. Few activation rows ([`rows`]): a weight row is unpacked block by block and multiplied
-//!    with every activation row while it is in registers; the weights are read once, in order.
-//! 2. Many ([`tile`]): 16 weight rows are unpacked at a time and turned so that a vector lane
-//!    owns a row; the sums need no reduction across lanes and the unpacking serves all columns.
+//! 1. Weights in panels ([`panels`]): 16 rows lie interleaved so that a vector lane owns a row; the
+//!    sums need no reduction across lanes, and unpacking serves several activation rows.
+//! 2. Weights as they stand in the file: with one activation row ([`rows`]) a weight row is
+//!    unpacked block by block, in the order in which it lies in memory; with more, a few panels
+//!    at a time are packed first.
 //! 3. Several matrices that share an input run in one fork-join.
 
+mod panels;
 mod rows;
-mod tile;
 
 use crate::act::{QuantRows, ScaleBlock};
 use crate::format::{self, Float, Format32, Format256, Visitor};
 use crate::isa::{Isa, Op};
+use crate::panel::{PANEL_ROWS, pack_panel, packed_bytes};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::simd::Simd;
 use aios_contract::DType;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// From this many activation rows on, tiles are faster than row products: for blocks of 32, whose
-/// row products are dear, and for super-blocks.
-const TILE32_FROM: usize = 3;
-const TILE256_FROM: usize = 4;
 /// Weight bytes that a piece of work should have at least.
 const PIECE_BYTES: usize = 32 << 10;
+/// Weight bytes that are packed at a time where the weights are rows.
+const PACKED_BYTES: usize = 192 << 10;
 /// Pieces a thread, so that threads which run at different speeds end together.
 const PIECES_PER_THREAD: usize = 8;
 
-/// A weight matrix of `rows` rows of `cols` elements as it stands in the file.
+/// How a matrix's blocks lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// Row after row, as in the file.
+    Rows,
+    /// In panels.
+    Panels,
+}
+
+/// A weight matrix of `rows` rows of `cols` elements.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     dtype: DType,
     rows: usize,
     cols: usize,
     bytes: &'a [u8],
+    layout: Layout,
 }
 
 /// A matrix whose bytes do not fit its shape.
@@ -76,7 +87,23 @@ impl<'a> Matrix<'a> {
         if cols == 0 || needed != Some(bytes.len()) {
             return Err(MatrixError { dtype, rows, cols, bytes: bytes.len() });
         }
-        Ok(Self { dtype, rows, cols, bytes })
+        Ok(Self { dtype, rows, cols, bytes, layout: Layout::Rows })
+    }
+
+    /// A matrix over `bytes`, panel after panel as [`crate::pack`] makes them.
+    ///
+    /// # Errors
+    /// If the format is not packed, or the length is not that of the panels.
+    pub fn packed(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &'a [u8],
+    ) -> Result<Self, MatrixError> {
+        if cols == 0 || packed_bytes(dtype, rows, cols) != Some(bytes.len()) {
+            return Err(MatrixError { dtype, rows, cols, bytes: bytes.len() });
+        }
+        Ok(Self { dtype, rows, cols, bytes, layout: Layout::Panels })
     }
 
     /// Its dtype.
@@ -99,13 +126,29 @@ impl<'a> Matrix<'a> {
         self.bytes
     }
 
-    /// Rows `start..start + len` as a matrix of their own.
+    /// Rows `start..start + len` as a matrix of their own; in panels `start` is a multiple of 16.
     ///
     /// # Panics
     /// If they are not all there.
     pub fn row_range(&self, start: usize, len: usize) -> Self {
-        let row = self.bytes.len() / self.rows.max(1);
-        Self { rows: len, bytes: &self.bytes[start * row..(start + len) * row], ..*self }
+        let row = self.row_bytes();
+        let end = match self.layout {
+            Layout::Rows => start + len,
+            Layout::Panels => {
+                assert!(start.is_multiple_of(PANEL_ROWS) && start + len <= self.rows);
+                (start + len).next_multiple_of(PANEL_ROWS)
+            }
+        };
+        Self { rows: len, bytes: &self.bytes[start * row..end * row], ..*self }
+    }
+
+    /// Bytes of a row, wherever they lie.
+    fn row_bytes(&self) -> usize {
+        let rows = match self.layout {
+            Layout::Rows => self.rows,
+            Layout::Panels => self.rows.next_multiple_of(PANEL_ROWS),
+        };
+        self.bytes.len() / rows.max(1)
     }
 }
 
@@ -164,8 +207,8 @@ pub fn matmul(isa: Isa, pool: &Pool, input: Input<'_>, products: &mut [Product<'
     for (product, job) in products.iter_mut().zip(&mut jobs) {
         let weights = product.weights;
         assert_eq!((weights.cols, product.out.len()), (input.len, n * weights.rows));
-        let row_bytes = (weights.bytes.len() / weights.rows.max(1)).max(1);
-        let rows = (piece_bytes / row_bytes).next_multiple_of(16).max(16);
+        let row_bytes = weights.row_bytes().max(1);
+        let rows = (piece_bytes / row_bytes).next_multiple_of(PANEL_ROWS).max(PANEL_ROWS);
         let first = pieces;
         pieces += weights.rows.div_ceil(rows);
         let fits = |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.holds(n, input.len));
@@ -175,6 +218,7 @@ pub fn matmul(isa: Isa, pool: &Pool, input: Input<'_>, products: &mut [Product<'
             Some(ScaleBlock::B256) => fits(input.q256),
         };
         assert!(input.exact || quantised, "{} needs quantised activations", weights.dtype);
+        assert!(!input.exact || weights.layout == Layout::Rows, "exact products take rows");
         *job = Some(Job { weights, rows, first, out: Shared::new(product.out) });
     }
     pool.for_each(pieces, &|piece| {
@@ -196,6 +240,7 @@ struct Job<'a> {
 }
 
 /// Some rows of a product.
+#[derive(Clone, Copy)]
 struct Piece<'a, 'b> {
     isa: Isa,
     job: &'b Job<'a>,
@@ -219,9 +264,41 @@ impl Piece<'_, '_> {
     }
 }
 
-/// A piece whose weights have the format `F`, of one of the two quantised kinds.
-struct Piece32<'a, 'b, F>(Piece<'a, 'b>, &'b QuantRows, PhantomData<F>);
-struct Piece256<'a, 'b, F>(Piece<'a, 'b>, &'b QuantRows, PhantomData<F>);
+impl<'a, 'b> Piece<'a, 'b> {
+    /// Hands the piece's weights to `panels` as panels, packing some at a time where they are
+    /// rows; a single activation row goes to `rows` instead.
+    fn quantised(self, rows: fn(&Self), panels: fn(&Self, &[u8])) {
+        let weights = self.weights();
+        if weights.layout == Layout::Panels {
+            return panels(&self, weights.bytes);
+        }
+        if self.input.rows() == 1 {
+            return rows(&self);
+        }
+        let row_bytes = weights.row_bytes();
+        let run = (PACKED_BYTES / row_bytes).next_multiple_of(PANEL_ROWS);
+        SCRATCH.with_borrow_mut(|scratch| {
+            for start in (0..self.rows).step_by(run) {
+                let count = run.min(self.rows - start);
+                let len = count.next_multiple_of(PANEL_ROWS) * row_bytes;
+                scratch.resize(len.div_ceil(64).max(scratch.len()), [0; 64]);
+                let packed = &mut scratch.as_flattened_mut()[..len];
+                let part = weights.row_range(start, count);
+                for (rows, panel) in (part.bytes.chunks(PANEL_ROWS * row_bytes))
+                    .zip(packed.chunks_exact_mut(PANEL_ROWS * row_bytes))
+                {
+                    pack_panel(weights.dtype, row_bytes, rows, panel);
+                }
+                panels(&Self { start: self.start + start, rows: count, ..self }, packed);
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// Memory for packing, which is kept from call to call.
+    static SCRATCH: RefCell<Vec<[u8; 64]>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Visitor for Piece<'_, '_> {
     type Output = ();
@@ -230,44 +307,69 @@ impl Visitor for Piece<'_, '_> {
         rows::floats(&self);
     }
     fn blocks32<F: Format32>(self) {
-        match self.input.q32.filter(|_| !self.input.exact) {
-            None => rows::floats(&self),
-            Some(x) => self.isa.run(Piece32::<F>(self, x, PhantomData)),
+        if self.input.exact || self.input.q32.is_none() {
+            return rows::floats(&self);
         }
+        self.quantised(
+            |piece| piece.isa.run(Rows32::<F>(piece, PhantomData)),
+            |piece, bytes| piece.isa.run(Panels32::<F>(piece, bytes, PhantomData)),
+        );
     }
     fn blocks256<F: Format256>(self) {
-        match self.input.q256.filter(|_| !self.input.exact) {
-            None => rows::floats(&self),
-            Some(x) => self.isa.run(Piece256::<F>(self, x, PhantomData)),
+        if self.input.exact || self.input.q256.is_none() {
+            return rows::floats(&self);
         }
+        self.quantised(
+            |piece| piece.isa.run(Rows256::<F>(piece, PhantomData)),
+            |piece, bytes| piece.isa.run(Panels256::<F>(piece, bytes, PhantomData)),
+        );
     }
 }
 
-impl<F: Format32> Op for Piece32<'_, '_, F> {
+/// A piece whose weights have the format `F`: as rows for one activation row, or as panels.
+struct Rows32<'a, F>(&'a Piece<'a, 'a>, PhantomData<F>);
+struct Rows256<'a, F>(&'a Piece<'a, 'a>, PhantomData<F>);
+struct Panels32<'a, F>(&'a Piece<'a, 'a>, &'a [u8], PhantomData<F>);
+struct Panels256<'a, F>(&'a Piece<'a, 'a>, &'a [u8], PhantomData<F>);
+
+/// The quantised activations, which [`matmul`] has checked to be there.
+fn checked(rows: Option<&QuantRows>) -> &QuantRows {
+    rows.expect("checked before the work was shared out")
+}
+
+impl<F: Format32> Op for Rows32<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self(piece, x, _) = self;
-        if piece.input.rows() < TILE32_FROM {
-            rows::rows32::<F, S>(simd, &piece, x);
-        } else {
-            tile::tile32::<F, S>(simd, &piece, x);
-        }
+        rows::rows32::<F, S>(simd, self.0, checked(self.0.input.q32));
     }
 }
 
-impl<F: Format256> Op for Piece256<'_, '_, F> {
+impl<F: Format256> Op for Rows256<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self(piece, x, _) = self;
-        if piece.input.rows() < TILE256_FROM {
-            rows::rows256::<F, S>(simd, &piece, x);
-        } else {
-            tile::tile256::<F, S>(simd, &piece, x);
-        }
+        rows::rows256::<F, S>(simd, self.0, checked(self.0.input.q256));
+    }
+}
+
+impl<F: Format32> Op for Panels32<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        panels::panels32::<F, S>(simd, self.0, self.1, checked(self.0.input.q32));
+    }
+}
+
+impl<F: Format256> Op for Panels256<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        panels::panels256::<F, S>(simd, self.0, self.1, checked(self.0.input.q256));
     }
 }
 

@@ -9,7 +9,11 @@
 //! scales_h    = Σ_s (e[s] >> 4) << 2s                   (s < 8)
 //! ```
 
-use super::{Format256, Super, iq4_nl::VALUES};
+use super::{
+    Format256, Scales, Super, columns, each,
+    iq4_nl::{BIASED_VALUES, VALUES},
+    quads,
+};
 use crate::simd::Simd;
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};
@@ -44,12 +48,24 @@ fn spread_scales(low: [u8; 4], high: [u8; 2]) -> [u8; 8] {
     (low | (high << 4)).to_le_bytes()
 }
 
+/// The super-blocks of 16 rows in a panel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Panel {
+    d: [[u8; 2]; 16],
+    /// Byte i of every row: of `scales_h`, then of `scales_l`.
+    scales_h: [[u8; 16]; 2],
+    scales_l: [[u8; 16]; 4],
+    qs: [[u8; 64]; 32],
+}
+
 impl Format256 for Iq4Xs {
     const DTYPE: DType = DType::IQ4_XS;
     const SIGNED: bool = true;
     const PAIRED: bool = true;
     const HAS_MIN: bool = false;
     type Block = Block;
+    type Panel = Panel;
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Block, out: &mut Super) {
@@ -60,5 +76,35 @@ impl Format256 for Iq4Xs {
         for (qs, out) in block.qs.iter().zip(out.w.chunks_exact_mut(32)) {
             out.copy_from_slice(&simd.lookup32(&simd.nibbles32(qs), &VALUES));
         }
+    }
+
+    fn pack(rows: &[Block; 16]) -> Panel {
+        Panel {
+            d: each(rows, |b| b.d),
+            scales_h: columns(rows, |b| b.scales_h),
+            scales_l: columns(rows, |b| b.scales_l),
+            qs: quads(rows, |b| bytemuck::cast::<_, [u8; 128]>(b.qs)),
+        }
+    }
+    #[inline(always)]
+    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
+        let v = simd.load_bytes(&panel.qs[4 * group + k % 4]);
+        simd.lookup(simd.bits(v, if k < 4 { 0 } else { 4 }, 15), &BIASED_VALUES)
+    }
+    #[inline(always)]
+    fn scales(panel: &Panel) -> Scales {
+        let mut scales = [[0; 16]; 16];
+        for (g, scales) in scales.iter_mut().enumerate().take(8) {
+            for (r, scale) in scales.iter_mut().enumerate() {
+                let low = (panel.scales_l[g / 2][r] >> (4 * (g % 2))) & 15;
+                let high = (panel.scales_h[g / 4][r] >> (2 * (g % 4))) & 3;
+                *scale = (low | (high << 4)).cast_signed() - 32;
+            }
+        }
+        Scales { scales, mins: scales }
+    }
+    #[inline(always)]
+    fn factors(panel: &Panel) -> [&[[u8; 2]; 16]; 2] {
+        [&panel.d, &panel.d]
     }
 }

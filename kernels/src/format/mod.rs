@@ -73,6 +73,7 @@ fn float<V: Visitor, F: Float>(visitor: V) -> V::Output {
 fn blocks32<V: Visitor, F: Format32>(visitor: V) -> V::Output {
     const { assert!(F::DTYPE.block_len() == 32) };
     const { assert!(size_of::<F::Block>() == F::DTYPE.block_bytes()) };
+    const { assert!(size_of::<F::Panel>() == 16 * F::DTYPE.block_bytes()) };
     const { assert!(F::MAX <= 127 && !(F::HAS_MIN && (F::SIGNED || F::OFFSET != 0))) };
     visitor.blocks32::<F>()
 }
@@ -81,6 +82,7 @@ fn blocks32<V: Visitor, F: Format32>(visitor: V) -> V::Output {
 fn blocks256<V: Visitor, F: Format256>(visitor: V) -> V::Output {
     const { assert!(F::DTYPE.block_len() == 256) };
     const { assert!(size_of::<F::Block>() == F::DTYPE.block_bytes()) };
+    const { assert!(size_of::<F::Panel>() == 16 * F::DTYPE.block_bytes()) };
     const { assert!(F::MAX <= 127 && !(F::HAS_MIN && (F::SIGNED || F::OFFSET != 0))) };
     visitor.blocks256::<F>()
 }
@@ -120,9 +122,22 @@ pub(crate) trait Format32: 'static {
     const HAS_MIN: bool = false;
     /// A block as it stands in the file.
     type Block: Pod;
+    /// The blocks of 16 rows in a panel, as many bytes.
+    type Panel: Pod;
 
     /// Unpacks the quants to `out`; returns the half-precision bits of d and m (0 if none).
     fn unpack<S: Simd>(simd: S, block: &Self::Block, out: &mut [u8; 32]) -> [u16; 2];
+
+    /// Puts the blocks of 16 rows together.
+    fn pack(rows: &[Self::Block; 16]) -> Self::Panel;
+    /// Elements 4k to 4k + 3 of every row as unsigned bytes, 128 added if `SIGNED`.
+    fn quad<S: Simd>(simd: S, panel: &Self::Panel, k: usize) -> S::B;
+    /// The half-precision bits of every row's d.
+    fn scales(panel: &Self::Panel) -> &[[u8; 2]; 16];
+    /// Likewise of m; only with `HAS_MIN`.
+    fn mins(panel: &Self::Panel) -> &[[u8; 2]; 16] {
+        Self::scales(panel)
+    }
 }
 
 /// A super-block of 256 elements, unpacked.
@@ -160,9 +175,81 @@ pub(crate) trait Format256: 'static {
     const HAS_MIN: bool;
     /// A super-block as it stands in the file.
     type Block: Pod;
+    /// The super-blocks of 16 rows in a panel, as many bytes.
+    type Panel: Pod;
 
     /// Unpacks a super-block.
     fn unpack<S: Simd>(simd: S, block: &Self::Block, out: &mut Super);
+
+    /// Puts the super-blocks of 16 rows together.
+    fn pack(rows: &[Self::Block; 16]) -> Self::Panel;
+    /// Elements 32·group + 4k to 4k + 3 of every row as unsigned bytes, 128 added if `SIGNED`.
+    fn quad<S: Simd>(simd: S, panel: &Self::Panel, group: usize, k: usize) -> S::B;
+    /// Every row's scales and mins.
+    fn scales(panel: &Self::Panel) -> Scales;
+    /// The half-precision bits of every row's d and, with `HAS_MIN`, dmin.
+    fn factors(panel: &Self::Panel) -> [&[[u8; 2]; 16]; 2];
+}
+
+/// Scales and mins of 16 rows in a panel: those of group g are at index g, a group being 32
+/// elements if `PAIRED` and 16 otherwise. Without `HAS_MIN` the mins are the scales.
+pub(crate) struct Scales {
+    pub scales: [[i8; LANES]; 16],
+    pub mins: [[i8; LANES]; 16],
+}
+
+impl Scales {
+    const ZERO: Self = Self { scales: [[0; LANES]; 16], mins: [[0; LANES]; 16] };
+}
+
+/// A field of 16 rows' blocks, row after row.
+fn each<B, const N: usize>(rows: &[B; 16], field: impl Fn(&B) -> [u8; N]) -> [[u8; N]; 16] {
+    std::array::from_fn(|r| field(&rows[r]))
+}
+
+/// Byte i of a field of every row, for each i.
+fn columns<B, const N: usize>(rows: &[B; 16], field: impl Fn(&B) -> [u8; N]) -> [[u8; 16]; N] {
+    let fields = each(rows, field);
+    std::array::from_fn(|i| std::array::from_fn(|r| fields[r][i]))
+}
+
+/// Bytes 4k to 4k + 3 of a field of every row, for each k.
+fn quads<B, const N: usize, const K: usize>(
+    rows: &[B; 16],
+    field: impl Fn(&B) -> [u8; N],
+) -> [[u8; 64]; K] {
+    const { assert!(N == 4 * K) };
+    let mut out = [[0; 64]; K];
+    for (r, row) in rows.iter().enumerate() {
+        for (out, quad) in out.iter_mut().zip(field(row).as_chunks::<4>().0) {
+            out[4 * r..4 * r + 4].copy_from_slice(quad);
+        }
+    }
+    out
+}
+
+/// Elements 4k to 4k + 3 of 16 rows whose low nibbles are elements 0 to 15 and high ones 16 to 31.
+#[inline(always)]
+fn nibbles<S: Simd>(simd: S, qs: &[[u8; 64]; 4], k: usize) -> S::B {
+    simd.bits(simd.load_bytes(&qs[k % 4]), if k < 4 { 0 } else { 4 }, 15)
+}
+
+/// 32 bits, of which bit 4k + i moves to bit k of byte i.
+fn spread_bits(bits: [u8; 4]) -> [u8; 4] {
+    let bits = u32::from_le_bytes(bits);
+    std::array::from_fn(|i| (0..8).fold(0, |byte, k| byte | ((bits >> (4 * k + i) & 1) as u8) << k))
+}
+
+/// Bit k of every byte as bit 4.
+#[inline(always)]
+fn fifth_bits<S: Simd>(simd: S, bits: &[[u8; 4]; 16], k: usize) -> S::B {
+    simd.bits(simd.load_bytes(bytemuck::cast_ref(bits)), bit_to_4(k), 16)
+}
+
+/// The shift to the right that brings bit `bit` to bit 4.
+#[inline(always)]
+fn bit_to_4(bit: usize) -> i32 {
+    [-4, -3, -2, -1, 0, 1, 2, 3][bit]
 }
 
 /// Half-precision bits as a float.

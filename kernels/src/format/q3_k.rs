@@ -11,7 +11,7 @@
 //!         scales[8 + i] = Σ_s (e[4s + i] >> 4) << 2s            (i < 4)
 //! ```
 
-use super::{Format256, Super};
+use super::{Format256, Scales, Super, columns, each, quads};
 use crate::simd::Simd;
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};
@@ -41,6 +41,17 @@ fn unpack_scales(packed: &[u8; 12]) -> [i16; 16] {
     })
 }
 
+/// The super-blocks of 16 rows in a panel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Panel {
+    d: [[u8; 2]; 16],
+    /// Byte i of every row.
+    scales: [[u8; 16]; 12],
+    hmask: [[u8; 64]; 8],
+    qs: [[u8; 64]; 16],
+}
+
 impl Format256 for Q3K {
     const DTYPE: DType = DType::Q3_K;
     const MAX: u8 = 7;
@@ -48,6 +59,7 @@ impl Format256 for Q3K {
     const PAIRED: bool = false;
     const HAS_MIN: bool = false;
     type Block = Block;
+    type Panel = Panel;
 
     #[inline(always)]
     fn unpack<S: Simd>(_simd: S, block: &Block, out: &mut Super) {
@@ -63,5 +75,37 @@ impl Format256 for Q3K {
                 out.w[128 * half + 96 + i] = (q >> 6) | ((high & 8) >> 1);
             }
         }
+    }
+
+    fn pack(rows: &[Block; 16]) -> Panel {
+        Panel {
+            d: each(rows, |b| b.d),
+            scales: columns(rows, |b| b.scales),
+            hmask: quads(rows, |b| b.hmask),
+            qs: quads(rows, |b| b.qs),
+        }
+    }
+    #[inline(always)]
+    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
+        let low = simd.load_bytes(&panel.qs[8 * (group / 4) + k]);
+        let low = simd.bits(low, [0, 2, 4, 6][group % 4], 3);
+        let high = simd.load_bytes(&panel.hmask[k]);
+        simd.or(low, simd.bits(high, [-2, -1, 0, 1, 2, 3, 4, 5][group], 4))
+    }
+    #[inline(always)]
+    fn scales(panel: &Panel) -> Scales {
+        let mut scales = [[0; 16]; 16];
+        for (g, scales) in scales.iter_mut().enumerate() {
+            for (r, scale) in scales.iter_mut().enumerate() {
+                let low = (panel.scales[g % 8][r] >> (4 * (g / 8))) & 15;
+                let high = (panel.scales[8 + g % 4][r] >> (2 * (g / 4))) & 3;
+                *scale = (low | (high << 4)).cast_signed() - 32;
+            }
+        }
+        Scales { scales, mins: scales }
+    }
+    #[inline(always)]
+    fn factors(panel: &Panel) -> [&[[u8; 2]; 16]; 2] {
+        [&panel.d, &panel.d]
     }
 }

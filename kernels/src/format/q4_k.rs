@@ -10,7 +10,7 @@
 //!                     min   = scales[s + 4] >> 4 | (scales[s] >> 6) << 4
 //! ```
 
-use super::{Format256, Super};
+use super::{Format256, Scales, Super, columns, each, quads};
 use crate::simd::Simd;
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};
@@ -46,12 +46,40 @@ pub(super) fn unpack_scales<S: Simd>(simd: S, packed: &[u8; 12], out: &mut Super
     out.mins = simd.widen_twice(mins);
 }
 
+/// The super-blocks of 16 rows in a panel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Panel {
+    d: [[u8; 2]; 16],
+    dmin: [[u8; 2]; 16],
+    /// Byte i of every row.
+    scales: [[u8; 16]; 12],
+    qs: [[u8; 64]; 32],
+}
+
+/// The scales and mins that Q4_K and Q5_K share, of 16 rows; `packed[i]` is byte i of each row.
+#[inline(always)]
+pub(super) fn panel_scales(packed: &[[u8; 16]; 12]) -> Scales {
+    let mut out = Scales::ZERO;
+    for g in 0..4 {
+        for r in 0..16 {
+            let (a, b, c) = (packed[g][r], packed[g + 4][r], packed[g + 8][r]);
+            out.scales[g][r] = (a & 63).cast_signed();
+            out.mins[g][r] = (b & 63).cast_signed();
+            out.scales[g + 4][r] = ((c & 15) | ((a >> 6) << 4)).cast_signed();
+            out.mins[g + 4][r] = ((c >> 4) | ((b >> 6) << 4)).cast_signed();
+        }
+    }
+    out
+}
+
 impl Format256 for Q4K {
     const DTYPE: DType = DType::Q4_K;
     const MAX: u8 = 15;
     const PAIRED: bool = true;
     const HAS_MIN: bool = true;
     type Block = Block;
+    type Panel = Panel;
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Block, out: &mut Super) {
@@ -64,5 +92,27 @@ impl Format256 for Q4K {
                 out.w[64 * j + 32 + i] = q >> 4;
             }
         }
+    }
+
+    fn pack(rows: &[Block; 16]) -> Panel {
+        Panel {
+            d: each(rows, |b| b.d),
+            dmin: each(rows, |b| b.dmin),
+            scales: columns(rows, |b| b.scales),
+            qs: quads(rows, |b| b.qs),
+        }
+    }
+    #[inline(always)]
+    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
+        let v = simd.load_bytes(&panel.qs[8 * (group / 2) + k]);
+        simd.bits(v, if group % 2 == 0 { 0 } else { 4 }, 15)
+    }
+    #[inline(always)]
+    fn scales(panel: &Panel) -> Scales {
+        panel_scales(&panel.scales)
+    }
+    #[inline(always)]
+    fn factors(panel: &Panel) -> [&[[u8; 2]; 16]; 2] {
+        [&panel.d, &panel.dmin]
     }
 }

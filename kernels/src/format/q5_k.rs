@@ -8,7 +8,7 @@
 //! qs[32j + i] = q[64j + i] & 15 | (q[64j + 32 + i] & 15) << 4        (j < 4, i < 32)
 //! ```
 
-use super::{Format256, Super, q4_k};
+use super::{Format256, Scales, Super, bit_to_4, columns, each, q4_k, quads};
 use crate::simd::Simd;
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};
@@ -29,12 +29,25 @@ pub(crate) struct Block {
 
 const _: () = assert!(size_of::<Block>() == DType::Q5_K.block_bytes());
 
+/// The super-blocks of 16 rows in a panel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Panel {
+    d: [[u8; 2]; 16],
+    dmin: [[u8; 2]; 16],
+    /// Byte i of every row.
+    scales: [[u8; 16]; 12],
+    qh: [[u8; 64]; 8],
+    qs: [[u8; 64]; 32],
+}
+
 impl Format256 for Q5K {
     const DTYPE: DType = DType::Q5_K;
     const MAX: u8 = 31;
     const PAIRED: bool = true;
     const HAS_MIN: bool = true;
     type Block = Block;
+    type Panel = Panel;
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Block, out: &mut Super) {
@@ -47,5 +60,29 @@ impl Format256 for Q5K {
                 out.w[64 * j + 32 + i] = (q >> 4) | ((high & 2) << 3);
             }
         }
+    }
+
+    fn pack(rows: &[Block; 16]) -> Panel {
+        Panel {
+            d: each(rows, |b| b.d),
+            dmin: each(rows, |b| b.dmin),
+            scales: columns(rows, |b| b.scales),
+            qh: quads(rows, |b| b.qh),
+            qs: quads(rows, |b| b.qs),
+        }
+    }
+    #[inline(always)]
+    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
+        let v = simd.load_bytes(&panel.qs[8 * (group / 2) + k]);
+        let low = simd.bits(v, if group % 2 == 0 { 0 } else { 4 }, 15);
+        simd.or(low, simd.bits(simd.load_bytes(&panel.qh[k]), bit_to_4(group), 16))
+    }
+    #[inline(always)]
+    fn scales(panel: &Panel) -> Scales {
+        q4_k::panel_scales(&panel.scales)
+    }
+    #[inline(always)]
+    fn factors(panel: &Panel) -> [&[[u8; 2]; 16]; 2] {
+        [&panel.d, &panel.dmin]
     }
 }

@@ -8,7 +8,7 @@
 //! qh[32h + i] = Σ_s (q[128h + 32s + i] >> 4) << 2s                  (h < 2, s < 4, i < 32)
 //! ```
 
-use super::{Format256, Super};
+use super::{Format256, Scales, Super, columns, each, quads};
 use crate::simd::Simd;
 use aios_contract::DType;
 use bytemuck::{Pod, Zeroable};
@@ -28,6 +28,17 @@ pub(crate) struct Block {
 
 const _: () = assert!(size_of::<Block>() == DType::Q6_K.block_bytes());
 
+/// The super-blocks of 16 rows in a panel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Panel {
+    d: [[u8; 2]; 16],
+    /// Byte i of every row.
+    scales: [[u8; 16]; 16],
+    qh: [[u8; 64]; 16],
+    ql: [[u8; 64]; 32],
+}
+
 impl Format256 for Q6K {
     const DTYPE: DType = DType::Q6_K;
     const MAX: u8 = 63;
@@ -35,6 +46,7 @@ impl Format256 for Q6K {
     const PAIRED: bool = false;
     const HAS_MIN: bool = false;
     type Block = Block;
+    type Panel = Panel;
 
     #[inline(always)]
     fn unpack<S: Simd>(_simd: S, block: &Block, out: &mut Super) {
@@ -50,5 +62,30 @@ impl Format256 for Q6K {
                 out.w[128 * half + 96 + i] = (b >> 4) | ((high & 192) >> 2);
             }
         }
+    }
+
+    fn pack(rows: &[Block; 16]) -> Panel {
+        Panel {
+            d: each(rows, |b| b.d),
+            scales: columns(rows, |b| b.scales),
+            qh: quads(rows, |b| b.qh),
+            ql: quads(rows, |b| b.ql),
+        }
+    }
+    #[inline(always)]
+    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
+        let (half, part) = (group / 4, group % 4);
+        let low = simd.load_bytes(&panel.ql[16 * half + 8 * (part % 2) + k]);
+        let high = simd.load_bytes(&panel.qh[8 * half + k]);
+        let low = simd.bits(low, if part < 2 { 0 } else { 4 }, 15);
+        simd.or(low, simd.bits(high, [-4, -2, 0, 2][part], 48))
+    }
+    #[inline(always)]
+    fn scales(panel: &Panel) -> Scales {
+        Scales { scales: bytemuck::cast(panel.scales), mins: bytemuck::cast(panel.scales) }
+    }
+    #[inline(always)]
+    fn factors(panel: &Panel) -> [&[[u8; 2]; 16]; 2] {
+        [&panel.d, &panel.d]
     }
 }

@@ -113,6 +113,18 @@ impl Format32 for Planted {
         out[31] ^= u8::from(align_of::<S::F>() > align_of::<f32>());
         d
     }
+
+    type Panel = [Self::Block; 16];
+
+    fn pack(rows: &[Self::Block; 16]) -> Self::Panel {
+        *rows
+    }
+    fn quad<S: Simd>(_simd: S, _panel: &Self::Panel, _k: usize) -> S::B {
+        unreachable!("only unpacking is planted")
+    }
+    fn scales(_panel: &Self::Panel) -> &[[u8; 2]; 16] {
+        unreachable!("only unpacking is planted")
+    }
 }
 
 #[test]

@@ -10,80 +10,29 @@ use crate::simd::{LANES, Simd, padded, prefetch};
 /// How far ahead of their use weights are asked for, in bytes: the processor's own prefetching
 /// stops at the end of each page.
 const AHEAD: usize = 2048;
-/// Activation rows that share one unpacking of a weight row.
-const COLUMNS: usize = 3;
-
-/// Calls `$body` with `$c` a constant from 1 to 3 for each group of activation rows.
-macro_rules! for_columns {
-    ($n:expr, |$first:ident, $c:ident| $body:expr) => {{
-        let mut $first = 0;
-        while $first < $n {
-            match $n - $first {
-                1 => {
-                    const $c: usize = 1;
-                    $body
-                }
-                2 => {
-                    const $c: usize = 2;
-                    $body
-                }
-                3 => {
-                    const $c: usize = 3;
-                    $body
-                }
-                _ => {
-                    const $c: usize = 4;
-                    $body
-                }
-            }
-            $first += COLUMNS;
-        }
-    }};
-}
-
-/// Activation rows `first..first + C`. A loop, as closures are not inlined into code for an
-/// instruction set where a library function calls them.
-#[inline(always)]
-fn rows_from<const C: usize>(x: &QuantRows, first: usize) -> [QuantRow<'_>; C] {
-    let mut rows = [x.row(first); C];
-    for (c, row) in rows.iter_mut().enumerate() {
-        *row = x.row(first + c);
-    }
-    rows
-}
-
 /// Formats with blocks of 32.
 #[inline(always)]
 pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
-    for_columns!(piece.input.rows(), |first, C| {
-        let x: [QuantRow<'_>; C] = rows_from::<C>(x, first);
-        for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-            let sums = row32::<F, S, C>(simd, format::blocks(bytes), &x);
-            for (c, sum) in sums.into_iter().enumerate() {
-                piece.out(first + c, row, 1)[0] = sum;
-            }
-        }
-    });
+    let x = x.row(0);
+    for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
+        piece.out(0, row, 1)[0] = row32::<F, S>(simd, format::blocks(bytes), &x);
+    }
 }
 
-/// One weight row against `C` activation rows: eight blocks at a time up to the chain, which
-/// runs block by block. A last part of fewer than eight goes one block at a time.
+/// One weight row: eight blocks at a time up to the chain, which runs block by block. A last part
+/// of fewer than eight goes one block at a time.
 #[inline(always)]
-fn row32<F: Format32, S: Simd, const C: usize>(
-    simd: S,
-    blocks: &[F::Block],
-    x: &[QuantRow<'_>; C],
-) -> [f32; C] {
-    let mut acc = [0.0; C];
+fn row32<F: Format32, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>) -> f32 {
+    let mut acc = 0.0;
     let mut w = [0; 256];
     let (groups, rest) = blocks.as_chunks::<8>();
     for (group, blocks) in groups.iter().enumerate() {
-        eight32::<F, S, C>(simd, blocks, group, x, &mut w, &mut acc);
+        acc = eight32::<F, S>(simd, blocks, group, x, &mut w, acc);
     }
     for (j, block) in rest.iter().enumerate() {
-        one32::<F, S, C>(simd, block, 8 * groups.len() + j, x, &mut acc);
+        acc = one32::<F, S>(simd, block, 8 * groups.len() + j, x, acc);
     }
     acc
 }
@@ -91,14 +40,14 @@ fn row32<F: Format32, S: Simd, const C: usize>(
 /// Eight blocks; `w` is memory for their quants.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn eight32<F: Format32, S: Simd, const C: usize>(
+fn eight32<F: Format32, S: Simd>(
     simd: S,
     blocks: &[F::Block; 8],
     group: usize,
-    x: &[QuantRow<'_>; C],
+    x: &QuantRow<'_>,
     w: &mut [u8; 256],
-    acc: &mut [f32; C],
-) {
+    mut acc: f32,
+) -> f32 {
     prefetch(blocks, AHEAD);
     let (mut d, mut m) = ([0; 8], [0; 8]);
     let (slots, _) = w.as_chunks_mut::<32>();
@@ -107,46 +56,43 @@ fn eight32<F: Format32, S: Simd, const C: usize>(
     }
     let d = simd.f16x8(&d);
     let m = if F::HAS_MIN { simd.f16x8(&m) } else { [0.0; 8] };
-    for (acc, x) in acc.iter_mut().zip(x) {
-        let q = x.q[256 * group..].first_chunk::<256>().expect("rows are padded to 256");
-        let dots = if F::SIGNED { simd.dot32x8_i8(w, q) } else { simd.dot32x8_u8(w, q) };
-        let sums = x.block_sums[8 * group..].first_chunk::<8>().expect("a sum for each 32");
-        let scales = x.scales[8 * group..].first_chunk::<8>().expect("a scale for each 32");
-        let mut t = [0.0; 8];
-        for j in 0..8 {
-            t[j] = d[j] * (dots[j] - F::OFFSET * sums[j]) as f32;
-            if F::HAS_MIN {
-                t[j] = m[j].mul_add(sums[j] as f32, t[j]);
-            }
-        }
-        for j in 0..8 {
-            *acc = scales[j].mul_add(t[j], *acc);
+    let q = x.bytes()[256 * group..].first_chunk::<256>().expect("rows are padded to 256");
+    let dots = if F::SIGNED { simd.dot32x8_i8(w, q) } else { simd.dot32x8_u8(w, q) };
+    let negatives = x.negatives[8 * group..].first_chunk::<8>().expect("a sum for each 32");
+    let floats = x.floats[8 * group..].first_chunk::<8>().expect("a sum for each 32");
+    let scales = x.scales[8 * group..].first_chunk::<8>().expect("a scale for each 32");
+    let mut t = [0.0; 8];
+    for j in 0..8 {
+        t[j] = d[j] * (dots[j] + F::OFFSET * negatives[j]) as f32;
+        if F::HAS_MIN {
+            t[j] = m[j].mul_add(floats[j], t[j]);
         }
     }
+    for j in 0..8 {
+        acc = scales[j].mul_add(t[j], acc);
+    }
+    acc
 }
 
 /// One block.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn one32<F: Format32, S: Simd, const C: usize>(
+fn one32<F: Format32, S: Simd>(
     simd: S,
     block: &F::Block,
     index: usize,
-    x: &[QuantRow<'_>; C],
-    acc: &mut [f32; C],
-) {
+    x: &QuantRow<'_>,
+    acc: f32,
+) -> f32 {
     let mut w = [0; 32];
     let [d, m] = f16_pair(simd, F::unpack(simd, block, &mut w));
-    for (acc, x) in acc.iter_mut().zip(x) {
-        let q = x.q[32 * index..].first_chunk::<32>().expect("rows are whole blocks");
-        let dot = if F::SIGNED { simd.dot32_i8(&w, q) } else { simd.dot32_u8(&w, q) };
-        let sum = x.block_sums[index];
-        let mut t = d * (dot - F::OFFSET * sum) as f32;
-        if F::HAS_MIN {
-            t = m.mul_add(sum as f32, t);
-        }
-        *acc = x.scales[index].mul_add(t, *acc);
+    let q = x.bytes()[32 * index..].first_chunk::<32>().expect("rows are whole blocks");
+    let dot = if F::SIGNED { simd.dot32_i8(&w, q) } else { simd.dot32_u8(&w, q) };
+    let mut t = d * (dot + F::OFFSET * x.negatives[index]) as f32;
+    if F::HAS_MIN {
+        t = m.mul_add(x.floats[index], t);
     }
+    x.scales[index].mul_add(t, acc)
 }
 
 /// Formats with super-blocks.
@@ -154,53 +100,48 @@ fn one32<F: Format32, S: Simd, const C: usize>(
 pub(super) fn rows256<F: Format256, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
-    for_columns!(piece.input.rows(), |first, C| {
-        let x: [QuantRow<'_>; C] = rows_from::<C>(x, first);
-        for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-            let sums = row256::<F, S, C>(simd, format::blocks(bytes), &x);
-            for (c, sum) in sums.into_iter().enumerate() {
-                piece.out(first + c, row, 1)[0] = sum;
-            }
-        }
-    });
+    let x = x.row(0);
+    for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
+        piece.out(0, row, 1)[0] = row256::<F, S>(simd, format::blocks(bytes), &x);
+    }
 }
 
-/// One weight row against `C` activation rows.
+/// One weight row.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn row256<F: Format256, S: Simd, const C: usize>(
-    simd: S,
-    blocks: &[F::Block],
-    x: &[QuantRow<'_>; C],
-) -> [f32; C] {
-    let mut acc = [0.0; C];
+fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>) -> f32 {
+    let mut acc = 0.0;
     let mut unpacked = Super::ZERO;
     for (b, block) in blocks.iter().enumerate() {
         prefetch(block, AHEAD);
         F::unpack(simd, block, &mut unpacked);
-        let Super { w, scales, mins, .. } = &unpacked;
-        let [d, dmin] = f16_pair(simd, unpacked.d);
-        for (acc, x) in acc.iter_mut().zip(x) {
-            let q = x.q[256 * b..].first_chunk::<256>().expect("a row of super-blocks");
-            let sums = x.sums[16 * b..].first_chunk::<16>().expect("a sum for each 16");
-            let products = match (F::SIGNED, F::PAIRED) {
-                (false, false) => simd.dot256_u8::<false>(w, q, scales),
-                (false, true) => simd.dot256_u8::<true>(w, q, scales),
-                (true, false) => simd.dot256_i8::<false>(w, q, scales),
-                (true, true) => simd.dot256_i8::<true>(w, q, scales),
-            };
-            let mut isum = simd.reduce_int(products);
-            let uses_mins = F::HAS_MIN || F::OFFSET != 0;
-            let msum = if uses_mins { simd.dot16(mins, sums) } else { 0 };
-            if !F::HAS_MIN {
-                isum -= msum;
-            }
-            let mut t = d * isum as f32;
-            if F::HAS_MIN {
-                t = (-dmin).mul_add(msum as f32, t);
-            }
-            *acc = x.scales[b].mul_add(t, *acc);
+        let Super { w, scales, mins, .. } = &mut unpacked;
+        let shifts = x.shifts[8 * b..].first_chunk::<8>().expect("a shift for each 32");
+        for (pair, shift) in scales.as_chunks_mut::<2>().0.iter_mut().zip(shifts) {
+            pair[0] <<= shift;
+            pair[1] <<= shift;
         }
+        let q = x.bytes()[256 * b..].first_chunk::<256>().expect("a row of super-blocks");
+        let products = match (F::SIGNED, F::PAIRED) {
+            (false, false) => simd.dot256_u8::<false>(w, q, scales),
+            (false, true) => simd.dot256_u8::<true>(w, q, scales),
+            (true, false) => simd.dot256_i8::<false>(w, q, scales),
+            (true, true) => simd.dot256_i8::<true>(w, q, scales),
+        };
+        let mut isum = simd.reduce_int(products);
+        let halves: &[i16] = bytemuck::cast_slice(&x.halves[8 * b..8 * b + 8]);
+        let halves = halves.first_chunk::<16>().expect("a sum for each 16");
+        let uses_mins = F::HAS_MIN || F::OFFSET != 0;
+        let msum = if uses_mins { simd.dot16(mins, halves) } else { 0 };
+        if !F::HAS_MIN {
+            isum -= msum;
+        }
+        let [d, dmin] = f16_pair(simd, unpacked.d);
+        let mut t = d * isum as f32;
+        if F::HAS_MIN {
+            t = (-dmin).mul_add(msum as f32, t);
+        }
+        acc = x.scales[b].mul_add(t, acc);
     }
     acc
 }
@@ -229,18 +170,32 @@ impl Op for FloatRow<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { piece, row, w } = self;
-        let x = piece.input.x;
-        for_columns!(piece.input.rows(), |first, C| {
-            let mut columns: [&[f32]; C] = [&[]; C];
-            for (c, column) in columns.iter_mut().enumerate() {
-                *column = &x[(first + c) * w.len()..(first + c + 1) * w.len()];
-            }
-            let x = columns;
-            for (c, sum) in dot_floats(simd, w, &x).into_iter().enumerate() {
-                piece.out(first + c, row, 1)[0] = sum;
-            }
-        });
+        let n = self.piece.input.rows();
+        let mut first = 0;
+        while first < n {
+            first += match n - first {
+                8.. => self.columns::<S, 8>(simd, first),
+                4.. => self.columns::<S, 4>(simd, first),
+                _ => self.columns::<S, 1>(simd, first),
+            };
+        }
+    }
+}
+
+impl FloatRow<'_, '_> {
+    /// The results of activation rows `first..first + C`; returns `C`.
+    #[inline(always)]
+    fn columns<S: Simd, const C: usize>(&self, simd: S, first: usize) -> usize {
+        let Self { piece, row, w } = *self;
+        let x = &piece.input.x[first * w.len()..(first + C) * w.len()];
+        let mut columns: [&[f32]; C] = [&[]; C];
+        for (column, x) in columns.iter_mut().zip(x.chunks_exact(w.len())) {
+            *column = x;
+        }
+        for (c, sum) in dot_floats(simd, w, &columns).into_iter().enumerate() {
+            piece.out(first + c, row, 1)[0] = sum;
+        }
+        C
     }
 }
 

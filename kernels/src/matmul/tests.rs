@@ -26,17 +26,19 @@ struct Blocks(Vec<Block>);
 struct Floats(Vec<f32>);
 
 impl Row for Blocks {
-    /// t = d · isum; t = fma(m, msum, t); y = fma(dx, t, y), block by block.
+    /// t = d · isum; t = fma(m, msum, t); y = fma(dx, t, y), block by block. Quants of a
+    /// super-block count as often as their group's factor says.
     fn dot(&self, _x: &[f32], q: Option<QuantRow<'_>>) -> f32 {
         let row = q.expect("quantised activations");
         let mut y = 0.0;
         let len = self.0[0].quants.len();
         for (b, block) in self.0.iter().enumerate() {
-            let x = &row.q[b * len..(b + 1) * len];
+            let x = &row.bytes()[b * len..(b + 1) * len];
             let (mut isum, mut msum) = (0, 0);
             for (i, (w, x)) in block.quants.iter().zip(x).enumerate() {
-                isum += block.scales[i / 16] * w * i32::from(*x);
-                msum += block.mins[i / 16] * i32::from(*x);
+                let x = i32::from(*x) * (1 << row.shifts[(b * len + i) / 32]);
+                isum += block.scales[i / 16] * w * x;
+                msum += block.mins[i / 16] * x;
             }
             let mut t = block.d * isum as f32;
             if let Some(m) = block.m {
@@ -183,6 +185,19 @@ fn expected(weights: Matrix<'_>, input: Input<'_>) -> Vec<f32> {
         .collect()
 }
 
+/// The same matrix in panels, if its format is packed.
+fn packed(weights: Matrix<'_>) -> Option<Vec<u8>> {
+    let mut out = vec![7; packed_bytes(weights.dtype, weights.rows, weights.cols)?];
+    crate::pack(
+        &Pool::new(2).expect("threads"),
+        weights.dtype,
+        weights.row_bytes(),
+        weights.bytes,
+        &mut out,
+    );
+    Some(out)
+}
+
 fn found(isa: Isa, pool: &Pool, weights: Matrix<'_>, input: Input<'_>) -> Vec<f32> {
     let mut out = vec![7.0; input.rows() * weights.rows];
     matmul(isa, pool, input, &mut [Product { weights, out: &mut out }]);
@@ -202,15 +217,20 @@ fn check(
     let activations = Activations::new(dtype, x, cols);
     let most = *batches.iter().max().expect("a batch size");
     let expected = expected(weights, activations.input(dtype, most, exact));
+    let bytes = if exact { None } else { packed(weights) };
+    let panels = bytes.as_ref().map(|b| Matrix::packed(dtype, rows, cols, b).expect("fits"));
     for &n in batches {
         let input = activations.input(dtype, n, exact);
         for &isa in isas {
             for pool in pools {
-                let found = found(isa, pool, weights, input);
-                assert_same(&expected[..n * rows], &found, &|| {
-                    let threads = pool.threads();
-                    format!("{dtype} {rows} x {cols}, n = {n}, {isa:?}, {threads} threads")
-                });
+                for weights in std::iter::once(weights).chain(panels) {
+                    let found = found(isa, pool, weights, input);
+                    assert_same(&expected[..n * rows], &found, &|| {
+                        let (threads, layout) = (pool.threads(), weights.layout);
+                        let shape = format!("{dtype} {rows} x {cols} in {layout:?}");
+                        format!("{shape}, n = {n}, {isa:?}, {threads} threads")
+                    });
+                }
             }
         }
     }
@@ -375,6 +395,19 @@ fn products_that_share_a_join_give_what_each_gives_alone() {
             }
         }
     }
+}
+
+#[test]
+fn packed_shapes_that_do_not_fit_are_refused() {
+    let bytes = [0; 16 * 144];
+    for (rows, cols, len) in [(17, 256, 16 * 144), (1, 256, 144), (16, 128, 16 * 72), (1, 0, 0)] {
+        let error = MatrixError { dtype: DType::Q4_K, rows, cols, bytes: len };
+        assert_eq!(Matrix::packed(DType::Q4_K, rows, cols, &bytes[..len]).err(), Some(error));
+    }
+    assert!(Matrix::packed(DType::F32, 16, 36, &bytes).is_err());
+    assert!(Matrix::packed(DType::Q4_K, usize::MAX, 256, &bytes).is_err());
+    let matrix = Matrix::packed(DType::Q4_K, 9, 256, &bytes).expect("fits");
+    assert_eq!(matrix.row_range(0, 3).bytes().len(), 16 * 144);
 }
 
 #[test]

@@ -106,76 +106,15 @@ impl Avx2 {
         });
         out
     }
-
-    /// Transposes an 8 × 8 block of dwords: pairs of rows, pairs of pairs, then halves.
-    #[inline(always)]
-    fn transpose8(self, r: [__m256i; 8]) -> [__m256i; 8] {
-        simd!({
-            let (mut t, mut u, mut out) = (r, r, r);
-            for i in [0, 2, 4, 6] {
-                t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
-                t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-            }
-            for i in [0, 4] {
-                u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
-                u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
-                u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
-                u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
-            }
-            for i in 0..4 {
-                out[i] = _mm256_permute2x128_si256::<0x20>(u[i], u[i + 4]);
-                out[i + 4] = _mm256_permute2x128_si256::<0x31>(u[i], u[i + 4]);
-            }
-            out
-        })
-    }
-
-    /// The four bytes at `x[4k..]` in every lane.
-    #[inline(always)]
-    fn broadcast4(self, x: &[i8], k: usize) -> __m256i {
-        let quad: [i8; 4] = [x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]];
-        simd!(_mm256_set1_epi32(i32::from_le_bytes(quad.map(i8::cast_unsigned))))
-    }
-
-    #[inline(always)]
-    fn tile<const C: usize, const ADDS: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-        pairs: impl Fn(__m256i, __m256i) -> __m256i,
-    ) {
-        let x = x.map(|x| &x[..4 * w.len()]);
-        let scale: I = simd!([
-            _mm256_loadu_si256(scale.as_ptr().cast()),
-            _mm256_loadu_si256(scale[16..].as_ptr().cast()),
-        ]);
-        // Sums of pairs stay in 16 bits for as many steps as cannot overflow.
-        for (group, w) in w.chunks(ADDS).enumerate() {
-            let mut short = simd!([[_mm256_setzero_si256(); 2]; C]);
-            for (k, w) in w.iter().enumerate() {
-                let low = simd!(_mm256_loadu_si256(w.as_ptr().cast()));
-                let high = simd!(_mm256_loadu_si256(w[32..].as_ptr().cast()));
-                for c in 0..C {
-                    let x = self.broadcast4(x[c], group * ADDS + k);
-                    short[c][0] = simd!(_mm256_add_epi16(short[c][0], pairs(low, x)));
-                    short[c][1] = simd!(_mm256_add_epi16(short[c][1], pairs(high, x)));
-                }
-            }
-            for c in 0..C {
-                for half in 0..2 {
-                    let sums = simd!(_mm256_madd_epi16(short[c][half], scale[half]));
-                    acc[c][half] = simd!(_mm256_add_epi32(acc[c][half], sums));
-                }
-            }
-        }
-    }
 }
 
 impl Simd for Avx2 {
     type F = F;
     type I = I;
+    type B = I;
+    type P = I;
+    type K = I;
+    const WIDE: bool = false;
 
     #[inline]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
@@ -435,50 +374,107 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]) {
-        for part in 0..8 {
-            for half in 0..2 {
-                let mut block = simd!([_mm256_setzero_si256(); 8]);
-                for (row, dwords) in rows[8 * half..].iter().zip(&mut block) {
-                    *dwords = self.bytes(row, part);
-                }
-                for (dword, column) in self.transpose8(block).into_iter().enumerate() {
-                    let to = &mut out[8 * part + dword][32 * half..32 * half + 32];
-                    simd!(_mm256_storeu_si256(to.as_mut_ptr().cast(), column));
-                }
-            }
-        }
+    fn load_bytes(self, x: &[u8; 64]) -> I {
+        simd!([
+            _mm256_loadu_si256(x.as_ptr().cast()),
+            _mm256_loadu_si256(x.as_ptr().add(32).cast()),
+        ])
     }
     #[inline(always)]
-    fn tile_u8<const C: usize, const ADDS: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-    ) {
-        self.tile::<C, ADDS>(w, x, scale, acc, |w, x| self.pairs_u8(w, x));
-    }
-    #[inline(always)]
-    fn tile_i8<const C: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        _sums: [i32; C],
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-    ) {
-        // |w| may be 128, so that a pair sum fills 16 bits and none can be added to it.
-        self.tile::<C, 1>(w, x, scale, acc, |w, x| self.pairs_i8(w, x));
-    }
-    #[inline(always)]
-    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: I) -> I {
-        let [a, b] = pair.map(i16::to_le_bytes);
+    fn bits(self, x: I, shift: i32, mask: u8) -> I {
         simd!({
-            let pair = _mm256_set1_epi32(i32::from_le_bytes([a[0], a[1], b[0], b[1]]));
-            let low = _mm256_madd_epi16(_mm256_loadu_si256(mins.as_ptr().cast()), pair);
-            let high = _mm256_madd_epi16(_mm256_loadu_si256(mins[16..].as_ptr().cast()), pair);
-            [_mm256_add_epi32(acc[0], low), _mm256_add_epi32(acc[1], high)]
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let count = _mm_cvtsi32_si128(shift.abs());
+            let [a, b] = match shift {
+                0 => x,
+                1.. => [_mm256_srl_epi16(x[0], count), _mm256_srl_epi16(x[1], count)],
+                _ => [_mm256_sll_epi16(x[0], count), _mm256_sll_epi16(x[1], count)],
+            };
+            [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)]
+        })
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        simd!([_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn lookup(self, x: I, table: &[u8; 16]) -> I {
+        simd!({
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, x[0]), _mm256_shuffle_epi8(table, x[1])]
+        })
+    }
+    #[inline(always)]
+    fn start(self, _start: i32) -> I {
+        simd!([_mm256_setzero_si256(); 2])
+    }
+    #[inline(always)]
+    fn add_products(self, sums: I, w: I, x: i32) -> I {
+        simd!({
+            let x = _mm256_set1_epi32(x);
+            [
+                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], x)),
+                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], x)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn add_biased(self, sums: I, w: I, x: i32) -> I {
+        simd!({
+            let x = _mm256_set1_epi32(x);
+            let bias = _mm256_set1_epi8(-128);
+            let (a, b) = (_mm256_xor_si256(w[0], bias), _mm256_xor_si256(w[1], bias));
+            [
+                _mm256_add_epi16(sums[0], self.pairs_i8(a, x)),
+                _mm256_add_epi16(sums[1], self.pairs_i8(b, x)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn sum(self, sums: I) -> I {
+        simd!({
+            let ones = _mm256_set1_epi16(1);
+            [_mm256_madd_epi16(sums[0], ones), _mm256_madd_epi16(sums[1], ones)]
+        })
+    }
+    #[inline(always)]
+    fn scale(self, scales: &[i8; LANES]) -> I {
+        self.pair(scales, scales)
+    }
+    #[inline(always)]
+    fn sum_scaled(self, sums: I, scale: I) -> I {
+        simd!([_mm256_madd_epi16(sums[0], scale[0]), _mm256_madd_epi16(sums[1], scale[1])])
+    }
+    #[inline(always)]
+    fn pair(self, first: &[i8; LANES], second: &[i8; LANES]) -> I {
+        simd!({
+            let a = _mm_loadu_si128(first.as_ptr().cast());
+            let b = _mm_loadu_si128(second.as_ptr().cast());
+            [
+                _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)),
+                _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn add_pairs(self, acc: I, pair: I, x: i32) -> I {
+        simd!({
+            let x = _mm256_set1_epi32(x);
+            [
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(pair[0], x)),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(pair[1], x)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn add_int(self, a: I, b: I) -> I {
+        simd!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn shift_left(self, a: I, shift: i32) -> I {
+        simd!({
+            let count = _mm256_set1_epi32(shift);
+            [_mm256_sllv_epi32(a[0], count), _mm256_sllv_epi32(a[1], count)]
         })
     }
 }

@@ -105,18 +105,12 @@ impl<const VNNI: bool> Avx512<VNNI> {
         let mut out = [0; 8];
         simd!({
             // Part i holds blocks 2i (low half) and 2i + 1 (high half).
-            let halves: [__m256i; 8] = {
-                let sums: [I; 4] = std::array::from_fn(|i| {
-                    _mm512_madd_epi16(pairs(self.bytes(w, i), self.bytes(x, i)), ones)
-                });
-                std::array::from_fn(|block| {
-                    if block % 2 == 0 {
-                        _mm512_castsi512_si256(sums[block / 2])
-                    } else {
-                        _mm512_extracti64x4_epi64::<1>(sums[block / 2])
-                    }
-                })
-            };
+            let mut halves = [_mm256_setzero_si256(); 8];
+            for i in 0..4 {
+                let sums = _mm512_madd_epi16(pairs(self.bytes(w, i), self.bytes(x, i)), ones);
+                halves[2 * i] = _mm512_castsi512_si256(sums);
+                halves[2 * i + 1] = _mm512_extracti64x4_epi64::<1>(sums);
+            }
             let h = |a, b| _mm256_hadd_epi32(a, b);
             let a = h(h(halves[0], halves[1]), h(halves[2], halves[3]));
             let b = h(h(halves[4], halves[5]), h(halves[6], halves[7]));
@@ -126,78 +120,15 @@ impl<const VNNI: bool> Avx512<VNNI> {
         });
         out
     }
-
-    /// The four bytes at `x[4k..]` in every lane.
-    #[inline(always)]
-    fn broadcast4(self, x: &[i8], k: usize) -> I {
-        let quad: [i8; 4] = [x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]];
-        simd!(_mm512_set1_epi32(i32::from_le_bytes(quad.map(i8::cast_unsigned))))
-    }
-
-    /// Each row's scale, of which `scale` has two copies, as 32-bit lanes.
-    #[inline(always)]
-    fn wide_scale(self, scale: &[i16; 32]) -> I {
-        simd!(_mm512_srai_epi32::<16>(_mm512_loadu_si512(scale.as_ptr().cast())))
-    }
-
-    #[inline(always)]
-    fn tile_pairs<const C: usize, const ADDS: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-        pairs: impl Fn(I, I) -> I,
-    ) {
-        let scale = simd!(_mm512_loadu_si512(scale.as_ptr().cast()));
-        for (group, w) in w.chunks(ADDS).enumerate() {
-            let mut short = simd!([_mm512_setzero_si512(); C]);
-            for (k, w) in w.iter().enumerate() {
-                let w = simd!(_mm512_loadu_si512(w.as_ptr().cast()));
-                for c in 0..C {
-                    let x = self.broadcast4(x[c], group * ADDS + k);
-                    short[c] = simd!(_mm512_add_epi16(short[c], pairs(w, x)));
-                }
-            }
-            for c in 0..C {
-                let sums = simd!(_mm512_madd_epi16(short[c], scale));
-                acc[c] = simd!(_mm512_add_epi32(acc[c], sums));
-            }
-        }
-    }
-
-    /// With VNNI: sums of unsigned · signed bytes from `start`, times the scales. `flip` turns
-    /// the stored weights into the unsigned ones that the instruction takes.
-    #[inline(always)]
-    fn tile_vnni<const C: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        start: [i32; C],
-        flip: i8,
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-    ) {
-        let scale = self.wide_scale(scale);
-        let flip = simd!(_mm512_set1_epi8(flip));
-        let mut sums = start.map(|start| simd!(_mm512_set1_epi32(start)));
-        for (k, w) in w.iter().enumerate() {
-            let w = simd!(_mm512_xor_si512(_mm512_loadu_si512(w.as_ptr().cast()), flip));
-            for c in 0..C {
-                let x = self.broadcast4(x[c], k);
-                sums[c] = simd!(_mm512_dpbusd_epi32(sums[c], w, x));
-            }
-        }
-        for c in 0..C {
-            let scaled = simd!(_mm512_mullo_epi32(sums[c], scale));
-            acc[c] = simd!(_mm512_add_epi32(acc[c], scaled));
-        }
-    }
 }
 
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = F;
     type I = I;
+    type B = I;
+    type P = I;
+    type K = I;
+    const WIDE: bool = VNNI;
 
     #[inline]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
@@ -423,59 +354,100 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         })
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]) {
-        // Dword `d` of 16 rows lies 256 bytes apart: a gather per column is one instruction.
-        let stride = simd!(_mm512_mullo_epi32(
-            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-            _mm512_set1_epi32(64)
-        ));
-        let base = rows.as_ptr().cast::<i32>();
-        for (dword, column) in out.iter_mut().enumerate() {
-            simd!({
-                let gathered = _mm512_i32gather_epi32::<4>(stride, base.add(dword));
-                _mm512_storeu_si512(column.as_mut_ptr().cast(), gathered);
-            });
-        }
+    fn load_bytes(self, x: &[u8; 64]) -> I {
+        simd!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
-    fn tile_u8<const C: usize, const ADDS: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-    ) {
-        let x = x.map(|x| &x[..4 * w.len()]);
-        if VNNI {
-            self.tile_vnni(w, x, [0; C], 0, scale, acc);
-        } else {
-            self.tile_pairs::<C, ADDS>(w, x, scale, acc, |w, x| self.pairs_u8(w, x));
-        }
-    }
-    #[inline(always)]
-    fn tile_i8<const C: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        sums: [i32; C],
-        scale: &[i16; 32],
-        acc: &mut [I; C],
-    ) {
-        let x = x.map(|x| &x[..4 * w.len()]);
-        if VNNI {
-            // Flipping the sign bit adds 128 to every weight: take 128 · Σx away beforehand.
-            self.tile_vnni(w, x, sums.map(|sum| -128 * sum), -128, scale, acc);
-        } else {
-            self.tile_pairs::<C, 1>(w, x, scale, acc, |w, x| self.pairs_i8(w, x));
-        }
-    }
-    #[inline(always)]
-    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: I) -> I {
-        let [a, b] = pair.map(i16::to_le_bytes);
+    fn bits(self, x: I, shift: i32, mask: u8) -> I {
         simd!({
-            let pair = _mm512_set1_epi32(i32::from_le_bytes([a[0], a[1], b[0], b[1]]));
-            let mins = _mm512_loadu_si512(mins.as_ptr().cast());
-            _mm512_add_epi32(acc, _mm512_madd_epi16(mins, pair))
+            let count = _mm_cvtsi32_si128(shift.abs());
+            let x = match shift {
+                0 => x,
+                1.. => _mm512_srl_epi16(x, count),
+                _ => _mm512_sll_epi16(x, count),
+            };
+            _mm512_and_si512(x, _mm512_set1_epi8(mask.cast_signed()))
         })
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        simd!(_mm512_or_si512(a, b))
+    }
+    #[inline(always)]
+    fn lookup(self, x: I, table: &[u8; 16]) -> I {
+        simd!({
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, x)
+        })
+    }
+    #[inline(always)]
+    fn start(self, start: i32) -> I {
+        simd!(if VNNI { _mm512_set1_epi32(start) } else { _mm512_setzero_si512() })
+    }
+    #[inline(always)]
+    fn add_products(self, sums: I, w: I, x: i32) -> I {
+        simd!({
+            let x = _mm512_set1_epi32(x);
+            if VNNI {
+                _mm512_dpbusd_epi32(sums, w, x)
+            } else {
+                _mm512_add_epi16(sums, _mm512_maddubs_epi16(w, x))
+            }
+        })
+    }
+    #[inline(always)]
+    fn add_biased(self, sums: I, w: I, x: i32) -> I {
+        if VNNI {
+            return self.add_products(sums, w, x);
+        }
+        simd!({
+            let w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+            _mm512_add_epi16(sums, self.pairs_i8(w, _mm512_set1_epi32(x)))
+        })
+    }
+    #[inline(always)]
+    fn sum(self, sums: I) -> I {
+        simd!(if VNNI { sums } else { _mm512_madd_epi16(sums, _mm512_set1_epi16(1)) })
+    }
+    #[inline(always)]
+    fn scale(self, scales: &[i8; LANES]) -> I {
+        if VNNI {
+            return simd!(_mm512_cvtepi8_epi32(_mm_loadu_si128(scales.as_ptr().cast())));
+        }
+        self.pair(scales, scales)
+    }
+    #[inline(always)]
+    fn sum_scaled(self, sums: I, scale: I) -> I {
+        simd!(if VNNI { _mm512_mullo_epi32(sums, scale) } else { _mm512_madd_epi16(sums, scale) })
+    }
+    #[inline(always)]
+    fn pair(self, first: &[i8; LANES], second: &[i8; LANES]) -> I {
+        simd!({
+            let a = _mm_loadu_si128(first.as_ptr().cast());
+            let b = _mm_loadu_si128(second.as_ptr().cast());
+            let low = _mm_unpacklo_epi8(a, b);
+            let both =
+                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), _mm_unpackhi_epi8(a, b));
+            _mm512_cvtepi8_epi16(both)
+        })
+    }
+    #[inline(always)]
+    fn add_pairs(self, acc: I, pair: I, x: i32) -> I {
+        simd!({
+            let x = _mm512_set1_epi32(x);
+            if VNNI {
+                _mm512_dpwssd_epi32(acc, pair, x)
+            } else {
+                _mm512_add_epi32(acc, _mm512_madd_epi16(pair, x))
+            }
+        })
+    }
+    #[inline(always)]
+    fn add_int(self, a: I, b: I) -> I {
+        simd!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn shift_left(self, a: I, shift: i32) -> I {
+        simd!(_mm512_sllv_epi32(a, _mm512_set1_epi32(shift)))
     }
 }

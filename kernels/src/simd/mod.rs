@@ -64,6 +64,14 @@ pub(crate) trait Simd: Copy + 'static {
     type F: Copy;
     /// 16 lanes of i32.
     type I: Copy;
+    /// 64 bytes: four neighbouring weights of each of 16 rows.
+    type B: Copy;
+    /// Sums of byte products on their way, for 16 rows.
+    type P: Copy;
+    /// Scales of 16 rows.
+    type K: Copy;
+    /// Whether [`Self::P`] has 32-bit lanes.
+    const WIDE: bool;
 
     /// Runs `op` in a function compiled for this instruction set.
     fn vectorize<O: Op>(self, op: O) -> O::Output;
@@ -183,27 +191,35 @@ pub(crate) trait Simd: Copy + 'static {
     /// Σ a·b over 16 pairs of i16.
     fn dot16(self, a: &[i16; 16], b: &[i16; 16]) -> i32;
 
-    /// Turns 16 rows of 64 dwords into 64 columns of 16 dwords.
-    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]);
-    /// Adds a sub-block's scaled products to the accumulators of `C` columns: for row lane r and
-    /// column c, acc\[c\]\[r\] += scale\[r\] · Σ_k w\[k\]\[r\] · x\[c\]\[k\], over `w.len()` dwords
-    /// of 4 elements. `scale` has each row's scale twice. `ADDS` products of pairs fit an i16.
-    fn tile_u8<const C: usize, const ADDS: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        scale: &[i16; 32],
-        acc: &mut [Self::I; C],
-    );
-    /// As [`Self::tile_u8`] for weights that are i8 in two's complement. `sums[c]` is Σ x\[c\].
-    fn tile_i8<const C: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        sums: [i32; C],
-        scale: &[i16; 32],
-        acc: &mut [Self::I; C],
-    );
-    /// acc\[r\] + mins\[2r\] · pair\[0\] + mins\[2r+1\] · pair\[1\].
-    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: Self::I) -> Self::I;
+    /// 64 bytes.
+    fn load_bytes(self, x: &[u8; 64]) -> Self::B;
+    /// (x >> `SHIFT`, or x << −`SHIFT`) & `mask` of every byte, where the mask keeps nothing that
+    /// came from a neighbour.
+    fn bits(self, x: Self::B, shift: i32, mask: u8) -> Self::B;
+    /// a | b.
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `table[x]` for each byte, all of which are below 16.
+    fn lookup(self, x: Self::B, table: &[u8; 16]) -> Self::B;
+    /// Partial sums that are all `start`, which only a set with [`Self::WIDE`] can hold.
+    fn start(self, start: i32) -> Self::P;
+    /// Adds w\[4r + i\] · x\[i\] to row r's partial sum; x are four i8 in a word. Without
+    /// [`Self::WIDE`] the additions until the next [`Self::sum`] must fit 16 bits.
+    fn add_products(self, sums: Self::P, w: Self::B, x: i32) -> Self::P;
+    /// As [`Self::add_products`] for weights that are stored with 128 added; the sums then hold
+    /// 128 · Σx too many if [`Self::WIDE`], and are right otherwise.
+    fn add_biased(self, sums: Self::P, w: Self::B, x: i32) -> Self::P;
+    /// The rows' sums.
+    fn sum(self, sums: Self::P) -> Self::I;
+    /// The rows' scales, for [`Self::sum_scaled`].
+    fn scale(self, scales: &[i8; LANES]) -> Self::K;
+    /// The rows' sums times their scales.
+    fn sum_scaled(self, sums: Self::P, scale: Self::K) -> Self::I;
+    /// For each row a pair of numbers, for [`Self::add_pairs`].
+    fn pair(self, first: &[i8; LANES], second: &[i8; LANES]) -> Self::I;
+    /// acc\[r\] + first\[r\] · x\[0\] + second\[r\] · x\[1\]; x are two i16 in a word.
+    fn add_pairs(self, acc: Self::I, pair: Self::I, x: i32) -> Self::I;
+    /// a + b.
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a · 2^shift, 0 ≤ shift < 32.
+    fn shift_left(self, a: Self::I, shift: i32) -> Self::I;
 }

@@ -33,23 +33,6 @@ fn dot256(w: &[u8; 256], x: &[i8; 256], scales: &[i16; 16], f: impl Fn(u8) -> i3
 }
 
 #[inline(always)]
-fn tile<const C: usize>(
-    w: &[[u8; 64]],
-    x: [&[i8]; C],
-    scale: &[i16; 32],
-    acc: &mut [[i32; LANES]; C],
-    weight: impl Fn(u8) -> i32,
-) {
-    for (acc, x) in acc.iter_mut().zip(x) {
-        for (row, acc) in acc.iter_mut().enumerate() {
-            let quads = w.iter().zip(x.chunks_exact(4));
-            let sum: i32 = quads.map(|(w, x)| dot(&w[4 * row..4 * row + 4], x, &weight)).sum();
-            *acc += i32::from(scale[2 * row]) * sum;
-        }
-    }
-}
-
-#[inline(always)]
 fn unsigned(w: u8) -> i32 {
     i32::from(w)
 }
@@ -62,6 +45,10 @@ fn signed(w: u8) -> i32 {
 impl Simd for Scalar {
     type F = F32s;
     type I = [i32; LANES];
+    type B = [u8; 64];
+    type P = [i32; LANES];
+    type K = [i32; LANES];
+    const WIDE: bool = true;
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
@@ -224,41 +211,66 @@ impl Simd for Scalar {
         a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[u8; 256]; 16], out: &mut [[u8; 64]; 64]) {
-        for (dword, out) in out.iter_mut().enumerate() {
-            for (row, out) in rows.iter().zip(out.chunks_exact_mut(4)) {
-                out.copy_from_slice(&row[4 * dword..4 * dword + 4]);
-            }
-        }
+    fn load_bytes(self, x: &[u8; 64]) -> [u8; 64] {
+        *x
     }
     #[inline(always)]
-    fn tile_u8<const C: usize, const ADDS: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        scale: &[i16; 32],
-        acc: &mut [Self::I; C],
-    ) {
-        tile(w, x, scale, acc, unsigned);
+    fn bits(self, x: [u8; 64], shift: i32, mask: u8) -> [u8; 64] {
+        x.map(|x| (if shift < 0 { x << -shift } else { x >> shift }) & mask)
     }
     #[inline(always)]
-    fn tile_i8<const C: usize>(
-        self,
-        w: &[[u8; 64]],
-        x: [&[i8]; C],
-        _sums: [i32; C],
-        scale: &[i16; 32],
-        acc: &mut [Self::I; C],
-    ) {
-        tile(w, x, scale, acc, signed);
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
-    fn tile_mins(self, mins: &[i16; 32], pair: [i16; 2], acc: Self::I) -> Self::I {
+    fn lookup(self, x: [u8; 64], table: &[u8; 16]) -> [u8; 64] {
+        x.map(|x| table[usize::from(x & 15)])
+    }
+    #[inline(always)]
+    fn start(self, start: i32) -> Self::I {
+        [start; LANES]
+    }
+    #[inline(always)]
+    fn add_products(self, sums: Self::I, w: [u8; 64], x: i32) -> Self::I {
+        let x = x.to_le_bytes().map(u8::cast_signed);
+        std::array::from_fn(|r| sums[r] + dot(&w[4 * r..4 * r + 4], &x, unsigned))
+    }
+    #[inline(always)]
+    fn add_biased(self, sums: Self::I, w: [u8; 64], x: i32) -> Self::I {
+        self.add_products(sums, w, x)
+    }
+    #[inline(always)]
+    fn sum(self, sums: Self::I) -> Self::I {
+        sums
+    }
+    #[inline(always)]
+    fn scale(self, scales: &[i8; LANES]) -> Self::I {
+        scales.map(i32::from)
+    }
+    #[inline(always)]
+    fn sum_scaled(self, sums: Self::I, scale: Self::I) -> Self::I {
+        std::array::from_fn(|r| sums[r] * scale[r])
+    }
+    #[inline(always)]
+    fn pair(self, first: &[i8; LANES], second: &[i8; LANES]) -> Self::I {
+        let pair = |r: usize| [i16::from(first[r]), i16::from(second[r])];
+        std::array::from_fn(|r| bytemuck::cast(pair(r)))
+    }
+    #[inline(always)]
+    fn add_pairs(self, acc: Self::I, pair: Self::I, x: i32) -> Self::I {
+        let [a, b]: [i16; 2] = bytemuck::cast(x);
         std::array::from_fn(|r| {
-            acc[r]
-                + i32::from(mins[2 * r]) * i32::from(pair[0])
-                + i32::from(mins[2 * r + 1]) * i32::from(pair[1])
+            let [first, second]: [i16; 2] = bytemuck::cast(pair[r]);
+            acc[r] + i32::from(first) * i32::from(a) + i32::from(second) * i32::from(b)
         })
+    }
+    #[inline(always)]
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn shift_left(self, a: Self::I, shift: i32) -> Self::I {
+        a.map(|a| a << shift)
     }
 }
 

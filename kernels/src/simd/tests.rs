@@ -427,14 +427,15 @@ fn dot_products_of_one_row() {
     }
 }
 
-/// Tiles of `K` dwords with weights up to `max`, of which `ADDS` pair sums fit an i16.
+/// Sums of `adds` products of weights up to `max`, and of biased weights; scaled and not.
 #[derive(Clone, Copy)]
-struct Tiles<const C: usize, const K: usize, const ADDS: usize> {
+struct Products {
     max: i32,
+    adds: usize,
     scale: i32,
 }
 
-impl<const C: usize, const K: usize, const ADDS: usize> Op for Tiles<C, K, ADDS> {
+impl Op for Products {
     type Output = Log;
 
     #[inline(always)]
@@ -444,73 +445,86 @@ impl<const C: usize, const K: usize, const ADDS: usize> Op for Tiles<C, K, ADDS>
         for round in 0..12 {
             let low = if round < 3 { self.max } else { 0 };
             let (x_low, x_high) = [(-127, -127), (127, 127), (-127, 127)][round % 3];
-            let w: [[u8; 64]; K] = random.array(|r| r.array(|r| r.byte(low, self.max)));
-            let bottom = if self.max == 127 { -128 } else { -self.max };
-            let top = if round < 3 { bottom } else { self.max };
-            let signed: [[u8; 64]; K] = random.array(|r| r.array(|r| r.byte(bottom, top)));
-            let x: [Vec<i8>; C] =
-                random.array(|r| (0..4 * K).map(|_| r.byte(x_low, x_high).cast_signed()).collect());
-            let sums = std::array::from_fn(|c| x[c].iter().map(|x| i32::from(*x)).sum());
-            let scales: [i16; 16] = random.array(|r| r.short(-self.scale, self.scale));
-            let scale = std::array::from_fn(|i| scales[i / 2]);
-            let start = random.array(|r| r.within(-1_000_000, 1_000_000));
-            let x = std::array::from_fn(|c| &x[c][..]);
-            let mut acc = [load_int(s, &start); C];
-            s.tile_u8::<C, ADDS>(&w, x, &scale, &mut acc);
-            for acc in acc {
-                log.vector_int(format!("tile_u8 {C} {K} {ADDS}"), s, acc);
+            let x: [[u8; 4]; 8] = random.array(|r| r.array(|r| r.byte(x_low, x_high)));
+            let scales: [i8; 16] =
+                random.array(|r| r.byte(-self.scale, self.scale - 1).cast_signed());
+            let scale = s.scale(&scales);
+            let mut sums = s.start(0);
+            for x in &x[..self.adds] {
+                let w: [u8; 64] = random.array(|r| r.byte(low, self.max));
+                sums = s.add_products(sums, s.load_bytes(&w), i32::from_le_bytes(*x));
             }
-            let mut acc = [load_int(s, &start); C];
-            s.tile_i8::<C>(&signed, x, sums, &scale, &mut acc);
-            for acc in acc {
-                log.vector_int(format!("tile_i8 {C} {K}"), s, acc);
-            }
+            log.vector_int("sum", s, s.sum(sums));
+            log.vector_int("sum_scaled", s, s.sum_scaled(sums, scale));
+            // One product of biased bytes at a time fits; wide sums start without the bias.
+            let x = x[0];
+            let total: i32 = x.iter().map(|x| i32::from(x.cast_signed())).sum();
+            let w: [u8; 64] = random.array(|r| r.byte(if round < 3 { 0 } else { -128 }, 127));
+            let w = w.map(|w| w ^ 128);
+            let sums = s.start(if S::WIDE { -128 * total } else { 0 });
+            let sums = s.add_biased(sums, s.load_bytes(&w), i32::from_le_bytes(x));
+            log.vector_int("biased", s, s.sum(sums));
+            log.vector_int("biased, scaled", s, s.sum_scaled(sums, scale));
         }
         log
     }
 }
 
 #[test]
-fn tiles_of_sixteen_rows() {
-    // A sub-block is 4 or 8 dwords; other lengths leave a partial group of pair sums.
-    check(Tiles::<1, 8, 8> { max: 15, scale: 4096 });
-    check(Tiles::<4, 8, 8> { max: 15, scale: 63 });
-    check(Tiles::<8, 8, 4> { max: 31, scale: 63 });
-    check(Tiles::<3, 7, 4> { max: 31, scale: 1000 });
-    check(Tiles::<2, 4, 2> { max: 63, scale: 128 });
-    check(Tiles::<5, 3, 2> { max: 63, scale: 128 });
-    check(Tiles::<4, 4, 8> { max: 3, scale: 15 });
-    check(Tiles::<4, 8, 1> { max: 127, scale: 4096 });
-    check(Tiles::<1, 1, 1> { max: 127, scale: 32_767 });
+fn products_of_sixteen_rows() {
+    for (max, adds) in [(15, 8), (31, 4), (63, 2), (127, 1), (3, 8), (7, 1)] {
+        check(Products { max, adds, scale: 128 });
+    }
 }
 
+/// Bits of bytes, table look-ups, pairs and shifts.
 #[derive(Clone, Copy)]
-struct Layout;
+struct Turned;
 
-impl Op for Layout {
+impl Op for Turned {
     type Output = Log;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Log {
         let mut log = Log::default();
         let mut random = Random(10);
-        let rows: [[u8; 256]; 16] = random.array(|r| r.array(|r| r.byte(0, 255)));
-        let mut out = [[0; 64]; 64];
-        s.interleave(&rows, &mut out);
-        log.ints("interleave", out.as_flattened().iter().map(|byte| i32::from(*byte)));
         for _ in 0..50 {
-            let mins: [i16; 32] = random.array(|r| r.short(-4096, 4096));
-            let pair = random.array(|r| r.short(-4064, 4064));
+            let x: [u8; 64] = random.array(|r| r.byte(0, 255));
+            let x = s.load_bytes(&x);
+            let nibbles = s.bits(x, 4, 15);
+            // Bytes are looked at four at a time through a product with one of them.
+            let mut bytes = |name: &str, v: S::B| {
+                for i in 0..4 {
+                    let one = i32::from_le_bytes(std::array::from_fn(|j| u8::from(i == j)));
+                    let sum = s.sum(s.add_products(s.start(0), v, one));
+                    log.vector_int(format!("{name}, byte {i}"), s, sum);
+                }
+            };
+            for (shift, mask) in [(0, 15), (4, 15), (-4, 16), (3, 16), (-4, 48), (6, 3), (7, 1)] {
+                bytes(&format!("bits {shift} {mask}"), s.bits(x, shift, mask));
+            }
+            let table: [u8; 16] = random.array(|r| r.byte(0, 255));
+            bytes("lookup", s.lookup(nibbles, &table));
+            bytes("or", s.or(nibbles, s.bits(x, 0, 0x60)));
+            let first: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());
+            let second: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());
             let acc = load_int(s, &random.array(|r| r.within(-1_000_000, 1_000_000)));
-            log.vector_int("tile_mins", s, s.tile_mins(&mins, pair, acc));
+            let x: [i16; 2] = random.array(|r| r.short(-16_256, 16_256));
+            let pair = s.pair(&first, &second);
+            let sum = s.add_pairs(acc, pair, bytemuck::cast(x));
+            log.vector_int("add_pairs", s, sum);
+            log.vector_int("add_int", s, s.add_int(acc, sum));
+            for shift in [0, 1, 2, 5, 7] {
+                log.vector_int("shift_left", s, s.shift_left(acc, shift));
+            }
         }
         log
     }
 }
 
 #[test]
-fn rows_interleave_and_mins_add() {
-    check(Layout);
+fn bytes_pairs_and_shifts() {
+    check(Turned);
 }
 
 #[test]

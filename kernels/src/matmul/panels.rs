@@ -1,0 +1,291 @@
+//! Products of panels: 16 rows at a time, a vector lane owning a row, so that no sum crosses
+//! lanes (SPEC N4, L).
+//!
+//! For one activation row ("column") the plain loop is, block by block: unpack four weights of
+//! each row, multiply them with the column's four quants in one instruction, add. The departures
+//! from it:
+//! 1. Up to eight columns go together, so that an unpacked vector serves all of them.
+//! 2. A few panels stay in the cache while all groups of columns pass over them; with many
+//!    columns it is the group of columns that stays and larger runs of panels that pass.
+//! 3. Without 32-bit sums (`Simd::WIDE`), pair sums stay in 16 bits for as many additions as
+//!    cannot overflow.
+
+use super::Piece;
+use crate::act::{QuantRow, QuantRows};
+use crate::format::{self, Format32, Format256};
+use crate::panel::PANEL_ROWS;
+use crate::simd::{F32s, LANES, Simd};
+
+/// Weight bytes that pass over a group of columns before the next group comes, for few columns
+/// and for many.
+const FEW_BYTES: usize = 24 << 10;
+const MANY_BYTES: usize = 192 << 10;
+/// From this many columns on there are many.
+const MANY: usize = 17;
+
+/// Additions of products of weights up to `max` that fit 16 bits: a pair is at most 2 · 127 · max.
+const fn additions(signed: bool, max: u8) -> usize {
+    match (signed, max) {
+        (true, _) | (false, 64..) => 1,
+        (false, 32..=63) => 2,
+        (false, 16..=31) => 4,
+        (false, 0..=15) => 8,
+    }
+}
+
+/// The binary logarithm of what the unpacked bytes exceed the weights by, as far as sums count
+/// it; 0 if that is nothing.
+const fn excess(signed: bool, offset: i32, wide: bool) -> i32 {
+    match (signed, offset) {
+        (true, _) => {
+            if wide {
+                7
+            } else {
+                0
+            }
+        }
+        (false, 0) => 0,
+        (false, _) => offset.trailing_zeros().cast_signed(),
+    }
+}
+
+/// What multiplies the blocks of a panel with `C` columns.
+trait Multiply {
+    type Panel: bytemuck::Pod;
+
+    fn multiply<S: Simd, const C: usize>(
+        simd: S,
+        panel: &[Self::Panel],
+        x: &[QuantRow<'_>; C],
+    ) -> [S::F; C];
+}
+
+/// Products of a piece that is `bytes` of panels.
+#[inline(always)]
+fn panels<M: Multiply, S: Simd>(simd: S, piece: &Piece<'_, '_>, bytes: &[u8], x: &QuantRows) {
+    let panel_bytes = bytes.len() / piece.rows.div_ceil(PANEL_ROWS);
+    let n = piece.input.rows();
+    let run_bytes = if n < MANY { FEW_BYTES } else { MANY_BYTES };
+    let run = (run_bytes / panel_bytes).max(1);
+    for (r, bytes) in bytes.chunks(run * panel_bytes).enumerate() {
+        let mut first = 0;
+        while first < n {
+            let out = Target { piece, panel_bytes, bytes, row: r * run * PANEL_ROWS, first };
+            first += match n - first {
+                8.. if S::WIDE => columns::<M, S, 8>(simd, x, out),
+                4.. => columns::<M, S, 4>(simd, x, out),
+                3 => columns::<M, S, 3>(simd, x, out),
+                2 => columns::<M, S, 2>(simd, x, out),
+                _ => columns::<M, S, 1>(simd, x, out),
+            };
+        }
+    }
+}
+
+/// Some panels, and which rows and columns of the result they give.
+#[derive(Clone, Copy)]
+struct Target<'a, 'b> {
+    piece: &'b Piece<'a, 'b>,
+    panel_bytes: usize,
+    bytes: &'b [u8],
+    /// The first row within the piece, and the first column.
+    row: usize,
+    first: usize,
+}
+
+/// A run of panels against columns `first..first + C`; returns `C`.
+#[inline(always)]
+fn columns<M: Multiply, S: Simd, const C: usize>(
+    simd: S,
+    x: &QuantRows,
+    to: Target<'_, '_>,
+) -> usize {
+    let mut columns = [x.row(to.first); C];
+    for (c, column) in columns.iter_mut().enumerate() {
+        *column = x.row(to.first + c);
+    }
+    let mut lanes: F32s = [0.0; LANES];
+    for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {
+        let sums = M::multiply::<S, C>(simd, format::blocks(panel), &columns);
+        let row = to.row + p * PANEL_ROWS;
+        let rows = PANEL_ROWS.min(to.piece.rows - row);
+        for (c, sum) in sums.into_iter().enumerate() {
+            simd.store(sum, &mut lanes);
+            to.piece.out(to.first + c, row, rows).copy_from_slice(&lanes[..rows]);
+        }
+    }
+    C
+}
+
+/// Formats with blocks of 32.
+struct Blocks32<F>(std::marker::PhantomData<F>);
+
+#[inline(always)]
+pub(super) fn panels32<F: Format32, S: Simd>(
+    simd: S,
+    piece: &Piece<'_, '_>,
+    bytes: &[u8],
+    x: &QuantRows,
+) {
+    panels::<Blocks32<F>, S>(simd, piece, bytes, x);
+}
+
+impl<F: Format32> Multiply for Blocks32<F> {
+    type Panel = F::Panel;
+
+    #[inline(always)]
+    fn multiply<S: Simd, const C: usize>(
+        simd: S,
+        panel: &[F::Panel],
+        x: &[QuantRow<'_>; C],
+    ) -> [S::F; C] {
+        const { assert!(8 % additions(F::SIGNED, F::MAX) == 0) };
+        let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
+        let mut acc = [simd.splat(0.0); C];
+        for (b, panel) in panel.iter().enumerate() {
+            let d = half(simd, F::scales(panel));
+            let mut sums = [simd.start(0); C];
+            let mut totals = [simd.splat_int(0); C];
+            let mut quads = [&[0; 8]; C];
+            for c in 0..C {
+                quads[c] = x[c].quads[8 * b..].first_chunk().expect("rows are whole blocks");
+                if offset != 0 {
+                    let start = x[c].negatives[b] << offset;
+                    sums[c] = simd.start(start);
+                    totals[c] = if S::WIDE { totals[c] } else { simd.splat_int(start) };
+                }
+            }
+            for k in 0..8 {
+                let w = F::quad(simd, panel, k);
+                for c in 0..C {
+                    sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, quads[c][k]);
+                }
+                if !S::WIDE && (k + 1) % additions(F::SIGNED, F::MAX) == 0 {
+                    for c in 0..C {
+                        totals[c] = simd.add_int(totals[c], simd.sum(sums[c]));
+                        sums[c] = simd.start(0);
+                    }
+                }
+            }
+            for c in 0..C {
+                let total = if S::WIDE { simd.sum(sums[c]) } else { totals[c] };
+                let mut t = simd.mul(d, simd.int_to_float(total));
+                if F::HAS_MIN {
+                    t = simd.fma(half(simd, F::mins(panel)), simd.splat(x[c].floats[b]), t);
+                }
+                acc[c] = simd.fma(simd.splat(x[c].scales[b]), t, acc[c]);
+            }
+        }
+        acc
+    }
+}
+
+/// Formats with super-blocks.
+struct Blocks256<F>(std::marker::PhantomData<F>);
+
+#[inline(always)]
+pub(super) fn panels256<F: Format256, S: Simd>(
+    simd: S,
+    piece: &Piece<'_, '_>,
+    bytes: &[u8],
+    x: &QuantRows,
+) {
+    panels::<Blocks256<F>, S>(simd, piece, bytes, x);
+}
+
+impl<F: Format256> Multiply for Blocks256<F> {
+    type Panel = F::Panel;
+
+    #[inline(always)]
+    fn multiply<S: Simd, const C: usize>(
+        simd: S,
+        panel: &[F::Panel],
+        x: &[QuantRow<'_>; C],
+    ) -> [S::F; C] {
+        let mut acc = [simd.splat(0.0); C];
+        for (b, panel) in panel.iter().enumerate() {
+            let scales = F::scales(panel);
+            let mut isum = [simd.splat_int(0); C];
+            for group in 0..8 {
+                let part = group_sums::<F, S, C>(simd, panel, &scales.scales, (b, group), x);
+                for c in 0..C {
+                    let part = simd.shift_left(part[c], x[c].shifts[8 * b + group]);
+                    isum[c] = simd.add_int(isum[c], part);
+                }
+            }
+            let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
+            let mut msum = [simd.splat_int(0); C];
+            if F::HAS_MIN || offset != 0 {
+                let step = if F::PAIRED { 4 } else { 8 };
+                for p in 0..step {
+                    let pair = simd.pair(&scales.mins[2 * p], &scales.mins[2 * p + 1]);
+                    for c in 0..C {
+                        let sums = if F::PAIRED { x[c].pairs } else { x[c].halves };
+                        msum[c] = simd.add_pairs(msum[c], pair, sums[step * b + p]);
+                    }
+                }
+            }
+            let [d, dmin] = F::factors(panel);
+            let (d, dmin) = (half(simd, d), half(simd, dmin));
+            for c in 0..C {
+                let mut total = isum[c];
+                if !F::HAS_MIN && offset != 0 {
+                    total = simd.sub_int(total, simd.shift_left(msum[c], offset));
+                }
+                let mut t = simd.mul(d, simd.int_to_float(total));
+                if F::HAS_MIN {
+                    let minus = simd.sub(simd.splat(-0.0), dmin);
+                    t = simd.fma(minus, simd.int_to_float(msum[c]), t);
+                }
+                acc[c] = simd.fma(simd.splat(x[c].scales[b]), t, acc[c]);
+            }
+        }
+        acc
+    }
+}
+
+/// The scaled sums of 32 elements: group `group` of super-block `b`.
+#[inline(always)]
+fn group_sums<F: Format256, S: Simd, const C: usize>(
+    simd: S,
+    panel: &F::Panel,
+    scales: &[[i8; LANES]; 16],
+    (b, group): (usize, usize),
+    x: &[QuantRow<'_>; C],
+) -> [S::I; C] {
+    let mut quads = [&[0; 8]; C];
+    for c in 0..C {
+        let at = 64 * b + 8 * group;
+        quads[c] = x[c].quads[at..].first_chunk().expect("rows are whole super-blocks");
+    }
+    // Four words share a scale, or eight.
+    let span = if F::PAIRED { 8 } else { 4 };
+    let adds = if S::WIDE { span } else { additions(F::SIGNED, F::MAX).min(span) };
+    let mut parts = [simd.splat_int(0); C];
+    let mut sums = [simd.start(0); C];
+    for k in 0..8 {
+        let w = F::quad(simd, panel, group, k);
+        for c in 0..C {
+            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, quads[c][k]);
+        }
+        if (k + 1) % adds == 0 {
+            let index = if F::PAIRED { group } else { 2 * group + k / 4 };
+            let scale = simd.scale(&scales[index]);
+            for c in 0..C {
+                parts[c] = simd.add_int(parts[c], simd.sum_scaled(sums[c], scale));
+                sums[c] = simd.start(0);
+            }
+        }
+    }
+    parts
+}
+
+#[inline(always)]
+fn add<S: Simd>(simd: S, biased: bool, sums: S::P, w: S::B, x: i32) -> S::P {
+    if biased { simd.add_biased(sums, w, x) } else { simd.add_products(sums, w, x) }
+}
+
+#[inline(always)]
+fn half<S: Simd>(simd: S, bits: &[[u8; 2]; LANES]) -> S::F {
+    simd.load_f16(&bits.map(u16::from_le_bytes))
+}

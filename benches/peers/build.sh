@@ -9,7 +9,7 @@
 # environment:
 #
 #     ISA=native|avx2   everything that this processor has (the default), or AVX2 without AVX-512
-#     TARGETS="..."     other programs than those below; one that the tree lacks is left out, and said
+#     TARGETS="..."     other programs than those below; one that the tree lacks is left out
 #     JOBS=N            compilers at a time; two by default, since each takes up to 2 GB of memory
 #     COMMIT=HASH       the commit of a SOURCE that is not a git checkout
 set -euo pipefail
@@ -41,8 +41,8 @@ unpack_llama() {
     local unpacked="$out/${PACKAGE//-/_}-$VERSION"
     source="$unpacked/vendor/llama.cpp"
     if [[ ! -f $source/CMakeLists.txt ]]; then
-        python3 -m pip download --quiet --no-deps --no-binary="$PACKAGE" --dest "$out" \
-            "$PACKAGE==$VERSION"
+        [[ -f $unpacked.tar.gz ]] || python3 -m pip download --quiet --no-deps \
+            --no-binary="$PACKAGE" --dest "$out" "$PACKAGE==$VERSION"
         tar -xzf "$unpacked.tar.gz" -C "$out"
     fi
     # The package has no history of llama.cpp; its list of changes names the commit.

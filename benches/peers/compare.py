@@ -17,10 +17,12 @@ import json
 import os
 import platform
 import random
+import resource
 import shlex
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -54,6 +56,11 @@ IK_REPETITIONS = 2
 # A run that takes longer than this hangs.
 TIMEOUT_S = 3600
 
+# Threads that wait for each other in a loop fall to a tenth of their speed and less as soon as one
+# of them has to share its core, and not every engine alike. So with more than this many cores in
+# use by others during the runs, the figures say nothing.
+OTHERS_LIMIT = 0.1
+
 # The processor's features that decide which kernels run.
 FEATURES = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16")
 
@@ -83,6 +90,7 @@ class Part:
     depth: int
     samples: dict[str, list[float]] = field(default_factory=dict)
     fractions: list[float] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -131,6 +139,41 @@ class Estimate:
 # Runs.
 
 
+def busy_seconds() -> float | None:
+    """What all cores have computed since the start, or lost to other virtual machines.
+
+    Only Linux says so.
+    """
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, soft_irq, steal = map(int, line.split()[1:9])
+    ticks = user + nice + system + irq + soft_irq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Others:
+    """Counts the cores that were in use by others while a block ran, None where nothing tells."""
+
+    cores: float | None = None
+
+    def __enter__(self) -> Others:
+        self.before = self.now()
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        elapsed, busy, own = (b - a for a, b in zip(self.before, self.now()))
+        # The clocks tick a hundred times a second, so that nothing may come out as less.
+        self.cores = max(0.0, (busy - own) / elapsed) if busy_seconds() is not None else None
+
+    @staticmethod
+    def now() -> tuple[float, float, float]:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = children.ru_utime + children.ru_stime
+        return time.monotonic(), busy_seconds() or 0.0, own
+
+
 def run(command: list[str]) -> str:
     """What a command prints. Its last word on stderr explains a failure."""
     try:
@@ -160,6 +203,7 @@ class Bench:
         self.engines = engines
         self.threads = threads
         self.streams: list[float] = []
+        self.others: list[float] = []
         self.versions: dict[str, str] = {}
         self.isa = ""
 
@@ -167,7 +211,12 @@ class Bench:
         """One repetition: tokens per second by kind, and aios's share of the bandwidth."""
         measure = self.aios if engine == AIOS else self.peer
         try:
-            return measure(engine, model, narrow, depth)
+            with Others() as others:
+                sample = measure(engine, model, narrow, depth)
+            if others.cores is not None:
+                sample["others"] = others.cores
+                self.others.append(others.cores)
+            return sample
         except (KeyError, IndexError, TypeError) as error:
             raise RunFailed(f"{engine}'s report has another form: {error!r}") from error
 
@@ -229,7 +278,8 @@ def measure(bench: Bench, model: Path, narrow: bool, pairs: int, depth: int) -> 
                 print(f"{model.name}: {failures[name]}", file=sys.stderr)
                 continue
             samples.setdefault(name, []).append(sample)
-            figures = "  ".join(f"{kind} {sample[kind]:.1f}" for kind in kinds)
+            shown = [kind for kind in (*kinds, "others") if kind in sample]
+            figures = "  ".join(f"{kind} {sample[kind]:.2f}" for kind in shown)
             line = f"{model.name} depth {depth} round {number}/{pairs} {name:12} {figures}"
             print(line, file=sys.stderr, flush=True)
     parts = []
@@ -239,6 +289,7 @@ def measure(bench: Bench, model: Path, narrow: bool, pairs: int, depth: int) -> 
             # An engine that failed in a later round has too few samples to pair them.
             if name not in failures:
                 part.samples[name] = [sample[kind] for sample in samples[name]]
+                part.others[name] = [s["others"] for s in samples[name] if "others" in s]
         if kind == "decode" and AIOS in part.samples:
             part.fractions = [sample["bandwidth"] for sample in samples[AIOS]]
         parts.append(part)
@@ -387,6 +438,12 @@ def environment(bench: Bench) -> dict[str, str]:
     if streams:
         middle, low, high = statistics.median(streams), min(streams), max(streams)
         stream = f"{middle:.1f} GB/s, {low:.1f} to {high:.1f} in {len(streams)} runs of {AIOS}"
+    others = "not known"
+    if bench.others:
+        middle, high = statistics.median(bench.others), max(bench.others)
+        others = f"{middle:.2f} cores during a run, at most {high:.2f}"
+        if middle > OTHERS_LIMIT:
+            others += "; **the machine was not idle, and these figures say nothing**"
     told = {
         "processor": facts.get("model name", platform.processor() or platform.machine()),
         "cores": f"{os.cpu_count()}, of which {bench.threads} threads were used",
@@ -395,7 +452,7 @@ def environment(bench: Bench) -> dict[str, str]:
         "streaming read": stream,
         "kernel": f"{platform.system()} {platform.release()}",
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "load average at the end": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "used by others": others,
     }
     for name, engine in bench.engines.items():
         version = bench.versions.get(name, "not run") if engine.found else MISSING
@@ -436,6 +493,7 @@ def raw(part: Part) -> dict[str, Any]:
         "depth": part.depth,
         "tokens_per_s": part.samples,
         "bandwidth_fraction": part.fractions,
+        "cores_used_by_others": part.others,
         "absent": part.failures,
         "ratios": {peer: vars(Estimate.of(part.ratios(peer))) for peer in measured},
         "better_peer": part.better_peer(),

@@ -87,8 +87,8 @@ impl Format256 for Iq4Xs {
         }
     }
     #[inline(always)]
-    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
-        let v = simd.load_bytes(&panel.qs[4 * group + k % 4]);
+    fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
+        let v = simd.load_bytes(&panel.qs[16 * half + 4 * PART + k % 4]);
         simd.lookup(simd.bits(v, if k < 4 { 0 } else { 4 }, 15), &BIASED_VALUES)
     }
     #[inline(always)]

@@ -183,8 +183,14 @@ pub(crate) trait Format256: 'static {
 
     /// Puts the super-blocks of 16 rows together.
     fn pack(rows: &[Self::Block; 16]) -> Self::Panel;
-    /// Elements 32·group + 4k to 4k + 3 of every row as unsigned bytes, 128 added if `SIGNED`.
-    fn quad<S: Simd>(simd: S, panel: &Self::Panel, group: usize, k: usize) -> S::B;
+    /// Elements 128·half + 32·`PART` + 4k and the three after it of every row as unsigned bytes,
+    /// 128 added if `SIGNED`. The part is a constant because shifts by one are cheaper.
+    fn quad<S: Simd, const PART: usize>(
+        simd: S,
+        panel: &Self::Panel,
+        half: usize,
+        k: usize,
+    ) -> S::B;
     /// Every row's scales and mins.
     fn scales(panel: &Self::Panel) -> Scales;
     /// The half-precision bits of every row's d and, with `HAS_MIN`, dmin.

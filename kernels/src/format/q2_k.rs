@@ -73,9 +73,9 @@ impl Format256 for Q2K {
         }
     }
     #[inline(always)]
-    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
-        let v = simd.load_bytes(&panel.qs[8 * (group / 4) + k]);
-        simd.bits(v, [0, 2, 4, 6][group % 4], 3)
+    fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
+        let v = simd.load_bytes(&panel.qs[8 * half + k]);
+        simd.bits(v, [0, 2, 4, 6][PART], 3)
     }
     #[inline(always)]
     fn scales(panel: &Panel) -> Scales {

@@ -86,11 +86,11 @@ impl Format256 for Q3K {
         }
     }
     #[inline(always)]
-    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
-        let low = simd.load_bytes(&panel.qs[8 * (group / 4) + k]);
-        let low = simd.bits(low, [0, 2, 4, 6][group % 4], 3);
-        let high = simd.load_bytes(&panel.hmask[k]);
-        simd.or(low, simd.bits(high, [-2, -1, 0, 1, 2, 3, 4, 5][group], 4))
+    fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
+        let low = simd.load_bytes(&panel.qs[8 * half + k]);
+        let low = simd.bits(low, [0, 2, 4, 6][PART], 3);
+        let high = simd.upper_half(simd.load_bytes(&panel.hmask[k]), half);
+        simd.or(low, simd.bits(high, [-2, -1, 0, 1][PART], 4))
     }
     #[inline(always)]
     fn scales(panel: &Panel) -> Scales {

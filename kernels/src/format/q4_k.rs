@@ -103,9 +103,9 @@ impl Format256 for Q4K {
         }
     }
     #[inline(always)]
-    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
-        let v = simd.load_bytes(&panel.qs[8 * (group / 2) + k]);
-        simd.bits(v, if group % 2 == 0 { 0 } else { 4 }, 15)
+    fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
+        let v = simd.load_bytes(&panel.qs[16 * half + 8 * (PART / 2) + k]);
+        simd.bits(v, if PART % 2 == 0 { 0 } else { 4 }, 15)
     }
     #[inline(always)]
     fn scales(panel: &Panel) -> Scales {

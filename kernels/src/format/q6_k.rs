@@ -28,15 +28,23 @@ pub(crate) struct Block {
 
 const _: () = assert!(size_of::<Block>() == DType::Q6_K.block_bytes());
 
-/// The super-blocks of 16 rows in a panel.
+/// The super-blocks of 16 rows in a panel. What a half needs lies together, so that memory is
+/// read in order.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Panel {
     d: [[u8; 2]; 16],
     /// Byte i of every row.
     scales: [[u8; 16]; 16],
-    qh: [[u8; 64]; 16],
-    ql: [[u8; 64]; 32],
+    halves: [Half; 2],
+}
+
+/// 128 elements of 16 rows.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Half {
+    qh: [[u8; 64]; 8],
+    ql: [[u8; 64]; 16],
 }
 
 impl Format256 for Q6K {
@@ -68,17 +76,18 @@ impl Format256 for Q6K {
         Panel {
             d: each(rows, |b| b.d),
             scales: columns(rows, |b| b.scales),
-            qh: quads(rows, |b| b.qh),
-            ql: quads(rows, |b| b.ql),
+            halves: std::array::from_fn(|half| Half {
+                qh: quads(rows, |b| b.qh.as_chunks::<32>().0[half]),
+                ql: quads(rows, |b| b.ql.as_chunks::<64>().0[half]),
+            }),
         }
     }
     #[inline(always)]
-    fn quad<S: Simd>(simd: S, panel: &Panel, group: usize, k: usize) -> S::B {
-        let (half, part) = (group / 4, group % 4);
-        let low = simd.load_bytes(&panel.ql[16 * half + 8 * (part % 2) + k]);
-        let high = simd.load_bytes(&panel.qh[8 * half + k]);
-        let low = simd.bits(low, if part < 2 { 0 } else { 4 }, 15);
-        simd.or(low, simd.bits(high, [-4, -2, 0, 2][part], 48))
+    fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
+        let low = simd.load_bytes(&panel.halves[half].ql[8 * (PART % 2) + k]);
+        let high = simd.load_bytes(&panel.halves[half].qh[k]);
+        let low = simd.bits(low, if PART < 2 { 0 } else { 4 }, 15);
+        simd.or(low, simd.bits(high, [-4, -2, 0, 2][PART], 48))
     }
     #[inline(always)]
     fn scales(panel: &Panel) -> Scales {

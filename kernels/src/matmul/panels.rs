@@ -14,12 +14,14 @@ use super::Piece;
 use crate::act::{QuantRow, QuantRows};
 use crate::format::{self, Format32, Format256};
 use crate::panel::PANEL_ROWS;
-use crate::simd::{F32s, LANES, Simd};
+use crate::simd::{F32s, LANES, Simd, prefetch_part};
 
 /// Weight bytes that pass over a group of columns before the next group comes, for few columns
 /// and for many.
 const FEW_BYTES: usize = 24 << 10;
 const MANY_BYTES: usize = 192 << 10;
+/// How far ahead of their use weights are asked for, in bytes.
+const AHEAD: usize = 4608;
 /// From this many columns on there are many.
 const MANY: usize = 17;
 
@@ -49,13 +51,15 @@ const fn excess(signed: bool, offset: i32, wide: bool) -> i32 {
     }
 }
 
-/// What multiplies the blocks of a panel with `C` columns.
+/// What multiplies the blocks of a panel with `C` columns. Unless `ahead` is 0, it asks for the
+/// memory that lies so many bytes behind what it reads.
 trait Multiply {
     type Panel: bytemuck::Pod;
 
     fn multiply<S: Simd, const C: usize>(
         simd: S,
         panel: &[Self::Panel],
+        ahead: usize,
         x: &[QuantRow<'_>; C],
     ) -> [S::F; C];
 }
@@ -74,8 +78,7 @@ fn panels<M: Multiply, S: Simd>(simd: S, piece: &Piece<'_, '_>, bytes: &[u8], x:
             first += match n - first {
                 8.. if S::WIDE => columns::<M, S, 8>(simd, x, out),
                 4.. => columns::<M, S, 4>(simd, x, out),
-                3 => columns::<M, S, 3>(simd, x, out),
-                2 => columns::<M, S, 2>(simd, x, out),
+                2..=3 => columns::<M, S, 2>(simd, x, out),
                 _ => columns::<M, S, 1>(simd, x, out),
             };
         }
@@ -104,9 +107,12 @@ fn columns<M: Multiply, S: Simd, const C: usize>(
     for (c, column) in columns.iter_mut().enumerate() {
         *column = x.row(to.first + c);
     }
+    // One or two columns leave the processor's own prefetching time to keep up, and the columns
+    // after the first ones find the panel in the cache.
+    let ahead = if C >= 4 && to.first == 0 { AHEAD } else { 0 };
     let mut lanes: F32s = [0.0; LANES];
     for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {
-        let sums = M::multiply::<S, C>(simd, format::blocks(panel), &columns);
+        let sums = M::multiply::<S, C>(simd, format::blocks(panel), ahead, &columns);
         let row = to.row + p * PANEL_ROWS;
         let rows = PANEL_ROWS.min(to.piece.rows - row);
         for (c, sum) in sums.into_iter().enumerate() {
@@ -137,12 +143,16 @@ impl<F: Format32> Multiply for Blocks32<F> {
     fn multiply<S: Simd, const C: usize>(
         simd: S,
         panel: &[F::Panel],
+        ahead: usize,
         x: &[QuantRow<'_>; C],
     ) -> [S::F; C] {
         const { assert!(8 % additions(F::SIGNED, F::MAX) == 0) };
         let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
         let mut acc = [simd.splat(0.0); C];
         for (b, panel) in panel.iter().enumerate() {
+            if ahead > 0 {
+                prefetch_part(panel, ahead, 0, 1);
+            }
             let d = half(simd, F::scales(panel));
             let mut sums = [simd.start(0); C];
             let mut totals = [simd.splat_int(0); C];
@@ -200,28 +210,36 @@ impl<F: Format256> Multiply for Blocks256<F> {
     fn multiply<S: Simd, const C: usize>(
         simd: S,
         panel: &[F::Panel],
+        ahead: usize,
         x: &[QuantRow<'_>; C],
     ) -> [S::F; C] {
         let mut acc = [simd.splat(0.0); C];
         for (b, panel) in panel.iter().enumerate() {
+            if ahead > 0 {
+                prefetch_part(panel, ahead, 0, 1);
+            }
             let scales = F::scales(panel);
+            let mut columns = [Super::EMPTY; C];
+            for c in 0..C {
+                columns[c] = Super::of(&x[c], b);
+            }
             let mut isum = [simd.splat_int(0); C];
-            for group in 0..8 {
-                let part = group_sums::<F, S, C>(simd, panel, &scales.scales, (b, group), x);
-                for c in 0..C {
-                    let part = simd.shift_left(part[c], x[c].shifts[8 * b + group]);
-                    isum[c] = simd.add_int(isum[c], part);
-                }
+            for half in 0..2 {
+                let at = (&scales.scales, half);
+                group_sums::<F, S, C, 0>(simd, panel, at, &columns, &mut isum);
+                group_sums::<F, S, C, 1>(simd, panel, at, &columns, &mut isum);
+                group_sums::<F, S, C, 2>(simd, panel, at, &columns, &mut isum);
+                group_sums::<F, S, C, 3>(simd, panel, at, &columns, &mut isum);
             }
             let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
             let mut msum = [simd.splat_int(0); C];
             if F::HAS_MIN || offset != 0 {
-                let step = if F::PAIRED { 4 } else { 8 };
-                for p in 0..step {
+                for p in 0..if F::PAIRED { 4 } else { 8 } {
                     let pair = simd.pair(&scales.mins[2 * p], &scales.mins[2 * p + 1]);
                     for c in 0..C {
-                        let sums = if F::PAIRED { x[c].pairs } else { x[c].halves };
-                        msum[c] = simd.add_pairs(msum[c], pair, sums[step * b + p]);
+                        let sums =
+                            if F::PAIRED { columns[c].pairs[p] } else { columns[c].halves[p] };
+                        msum[c] = simd.add_pairs(msum[c], pair, sums);
                     }
                 }
             }
@@ -244,40 +262,65 @@ impl<F: Format256> Multiply for Blocks256<F> {
     }
 }
 
-/// The scaled sums of 32 elements: group `group` of super-block `b`.
+/// What a column has for a super-block, in arrays so that nothing is checked further in.
+#[derive(Clone, Copy)]
+struct Super<'a> {
+    quads: &'a [i32; 64],
+    halves: &'a [i32; 8],
+    pairs: &'a [i32; 4],
+    shifts: &'a [i32; 8],
+}
+
+impl<'a> Super<'a> {
+    const EMPTY: Self = Self { quads: &[0; 64], halves: &[0; 8], pairs: &[0; 4], shifts: &[0; 8] };
+
+    #[inline(always)]
+    fn of(x: &QuantRow<'a>, b: usize) -> Self {
+        let whole = "rows are whole super-blocks";
+        Self {
+            quads: x.quads[64 * b..].first_chunk().expect(whole),
+            halves: x.halves[8 * b..].first_chunk().expect(whole),
+            pairs: x.pairs[4 * b..].first_chunk().expect(whole),
+            shifts: x.shifts[8 * b..].first_chunk().expect(whole),
+        }
+    }
+}
+
+/// Adds the scaled sums of 32 elements: part `PART` of a half of a super-block.
 #[inline(always)]
-fn group_sums<F: Format256, S: Simd, const C: usize>(
+#[expect(clippy::cast_sign_loss, reason = "a shift is 0, 1 or 2")]
+fn group_sums<F: Format256, S: Simd, const C: usize, const PART: usize>(
     simd: S,
     panel: &F::Panel,
-    scales: &[[i8; LANES]; 16],
-    (b, group): (usize, usize),
-    x: &[QuantRow<'_>; C],
-) -> [S::I; C] {
-    let mut quads = [&[0; 8]; C];
-    for c in 0..C {
-        let at = 64 * b + 8 * group;
-        quads[c] = x[c].quads[at..].first_chunk().expect("rows are whole super-blocks");
-    }
+    (scales, half): (&[[i8; LANES]; 16], usize),
+    x: &[Super<'_>; C],
+    isum: &mut [S::I; C],
+) {
+    let group = 4 * half + PART;
     // Four words share a scale, or eight.
     let span = if F::PAIRED { 8 } else { 4 };
     let adds = if S::WIDE { span } else { additions(F::SIGNED, F::MAX).min(span) };
-    let mut parts = [simd.splat_int(0); C];
+    let mut table = [simd.scale(&scales[0]); 4];
     let mut sums = [simd.start(0); C];
     for k in 0..8 {
-        let w = F::quad(simd, panel, group, k);
+        if k % span == 0 {
+            // Scales times each factor that a column may have for the group; the last repeats.
+            let once = simd.scale(&scales[if F::PAIRED { group } else { 2 * group + k / 4 }]);
+            let twice = simd.double(once);
+            table = [once, twice, simd.double(twice), once];
+        }
+        let w = F::quad::<S, PART>(simd, panel, half, k);
         for c in 0..C {
-            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, quads[c][k]);
+            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[c].quads[8 * group + k]);
         }
         if (k + 1) % adds == 0 {
-            let index = if F::PAIRED { group } else { 2 * group + k / 4 };
-            let scale = simd.scale(&scales[index]);
             for c in 0..C {
-                parts[c] = simd.add_int(parts[c], simd.sum_scaled(sums[c], scale));
+                let scale = table[x[c].shifts[group] as usize & 3];
+                isum[c] = simd.add_int(isum[c], simd.sum_scaled(sums[c], scale));
                 sums[c] = simd.start(0);
             }
         }
     }
-    parts
 }
 
 #[inline(always)]

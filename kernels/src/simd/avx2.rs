@@ -394,6 +394,14 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "0 or 4")]
+    fn upper_half(self, x: I, half: usize) -> I {
+        simd!({
+            let count = _mm_cvtsi32_si128(4 * half as i32);
+            [_mm256_srl_epi16(x[0], count), _mm256_srl_epi16(x[1], count)]
+        })
+    }
+    #[inline(always)]
     fn or(self, a: I, b: I) -> I {
         simd!([_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])])
     }
@@ -440,6 +448,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn scale(self, scales: &[i8; LANES]) -> I {
         self.pair(scales, scales)
+    }
+    #[inline(always)]
+    fn double(self, scale: I) -> I {
+        simd!([_mm256_add_epi16(scale[0], scale[0]), _mm256_add_epi16(scale[1], scale[1])])
     }
     #[inline(always)]
     fn sum_scaled(self, sums: I, scale: I) -> I {

@@ -370,6 +370,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         })
     }
     #[inline(always)]
+    #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "0 or 4")]
+    fn upper_half(self, x: I, half: usize) -> I {
+        simd!(_mm512_srl_epi16(x, _mm_cvtsi32_si128(4 * half as i32)))
+    }
+    #[inline(always)]
     fn or(self, a: I, b: I) -> I {
         simd!(_mm512_or_si512(a, b))
     }
@@ -415,6 +420,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             return simd!(_mm512_cvtepi8_epi32(_mm_loadu_si128(scales.as_ptr().cast())));
         }
         self.pair(scales, scales)
+    }
+    #[inline(always)]
+    fn double(self, scale: I) -> I {
+        // Neither lane width overflows into its neighbour: VNNI has 32-bit lanes, else 16.
+        simd!(if VNNI { _mm512_add_epi32(scale, scale) } else { _mm512_add_epi16(scale, scale) })
     }
     #[inline(always)]
     fn sum_scaled(self, sums: I, scale: I) -> I {

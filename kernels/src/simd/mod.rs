@@ -53,6 +53,25 @@ pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
     let _ = (at, ahead);
 }
 
+/// Asks for part `part` of `parts` of the value that lies `ahead` bytes behind `at`, into the
+/// second level of the cache.
+#[inline(always)]
+pub(crate) fn prefetch_part<T>(at: &T, ahead: usize, part: usize, parts: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let lines = size_of::<T>().div_ceil(64);
+        for line in part * lines / parts..(part + 1) * lines / parts {
+            let address = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead + 64 * line);
+            // SAFETY: every x86-64 processor has the instruction, which takes any address.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address);
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, ahead, part, parts);
+}
+
 /// The operations of one instruction set.
 ///
 /// In integer products the activations x are within ±127 (−128 has no negative in a byte), and
@@ -196,6 +215,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// (x >> `SHIFT`, or x << −`SHIFT`) & `mask` of every byte, where the mask keeps nothing that
     /// came from a neighbour.
     fn bits(self, x: Self::B, shift: i32, mask: u8) -> Self::B;
+    /// Every byte if `half` is 0, else its upper four bits moved to the lower ones; the upper bits
+    /// of the result may be anything.
+    fn upper_half(self, x: Self::B, half: usize) -> Self::B;
     /// a | b.
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
     /// `table[x]` for each byte, all of which are below 16.
@@ -212,6 +234,8 @@ pub(crate) trait Simd: Copy + 'static {
     fn sum(self, sums: Self::P) -> Self::I;
     /// The rows' scales, for [`Self::sum_scaled`].
     fn scale(self, scales: &[i8; LANES]) -> Self::K;
+    /// Twice the scales; they stay within ±512.
+    fn double(self, scale: Self::K) -> Self::K;
     /// The rows' sums times their scales.
     fn sum_scaled(self, sums: Self::P, scale: Self::K) -> Self::I;
     /// For each row a pair of numbers, for [`Self::add_pairs`].

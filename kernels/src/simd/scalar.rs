@@ -219,6 +219,10 @@ impl Simd for Scalar {
         x.map(|x| (if shift < 0 { x << -shift } else { x >> shift }) & mask)
     }
     #[inline(always)]
+    fn upper_half(self, x: [u8; 64], half: usize) -> [u8; 64] {
+        x.map(|x| x >> (4 * half))
+    }
+    #[inline(always)]
     fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         std::array::from_fn(|i| a[i] | b[i])
     }
@@ -246,6 +250,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn scale(self, scales: &[i8; LANES]) -> Self::I {
         scales.map(i32::from)
+    }
+    #[inline(always)]
+    fn double(self, scale: Self::I) -> Self::I {
+        scale.map(|scale| 2 * scale)
     }
     #[inline(always)]
     fn sum_scaled(self, sums: Self::I, scale: Self::I) -> Self::I {

@@ -441,7 +441,9 @@ def environment(bench: Bench) -> dict[str, str]:
     others = "not known"
     if bench.others:
         middle, high = statistics.median(bench.others), max(bench.others)
-        others = f"{middle:.2f} cores during a run, at most {high:.2f}"
+        above = sum(cores > OTHERS_LIMIT for cores in bench.others)
+        others = f"{middle:.2f} cores during a run, at most {high:.2f}; "
+        others += f"more than {OTHERS_LIMIT} in {above} of {len(bench.others)} runs"
         if middle > OTHERS_LIMIT:
             others += "; **the machine was not idle, and these figures say nothing**"
     told = {

@@ -151,10 +151,11 @@ impl Context {
             q256: needs256.then_some(&self.q256),
             exact: self.exact,
         };
+        let exact = self.exact;
         let mut products = list.each_mut().map(|Entry { tensor, bias, out }| {
             let bias_bytes = bias.map_or(0, size_of_val);
             ledger.read(blocks.block(tensor.id).name, tensor.bytes() + bias_bytes);
-            Product { weights: tensor.matrix(blocks), out }
+            Product { weights: tensor.factor(blocks, exact), out }
         });
         matmul(self.isa, &pool, input, &mut products);
         for Entry { bias, out, .. } in list {

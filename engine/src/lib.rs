@@ -21,6 +21,6 @@ pub mod tokenizer;
 pub use arch::{ConfigError, read_config};
 pub use error::EngineError;
 pub use forward::{Executor, ExecutorOptions, Sink, Want};
-pub use model::{LoadError, Model, TensorError};
+pub use model::{LoadError, Model, RepackError, Repacked, TensorError};
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

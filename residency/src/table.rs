@@ -51,6 +51,12 @@ impl BlockTable {
         Self { mappings, blocks: Vec::new() }
     }
 
+    /// Adds a mapping and returns its number.
+    pub fn add_mapping(&mut self, mapping: Mapping) -> usize {
+        self.mappings.push(mapping);
+        self.mappings.len() - 1
+    }
+
     /// Enters a block: `range` of mapping `mapping`.
     ///
     /// # Errors

@@ -1,12 +1,11 @@
 //! The responder that is a model: its own template, its tokenizer, a session of the engine.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aios_engine::template::{Limits as TemplateLimits, RenderInput, Template};
 use aios_engine::tokenizer::Tokenizer;
-use aios_engine::{EngineError, GenerationStats, Limits, Model, SamplerOptions, Session};
+use aios_engine::{EngineError, GenerationStats, Limits, SamplerOptions, Session};
 use anyhow::Context;
 use serde_json::json;
 
@@ -137,17 +136,4 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         seed,
         peak_resident_bytes: aios_residency::peak_resident_bytes(),
     })
-}
-
-/// A session with the model in the file at `path`.
-///
-/// # Errors
-/// Those of loading the model and of starting a session.
-pub fn open(
-    path: &std::path::Path,
-    options: impl FnOnce(&Model) -> aios_engine::ExecutorOptions,
-) -> anyhow::Result<Session> {
-    let model: Arc<Model> = Model::load(path)?;
-    let options = options(&model);
-    Ok(Session::new(model, options)?)
 }

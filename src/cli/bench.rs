@@ -4,14 +4,14 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use aios_engine::{EngineError, Executor, Model};
+use aios_engine::{EngineError, Executor};
 use aios_validation::bench::{Plan, Speeds, Statistics, measure};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::doctor::buffer_bytes;
-use super::{ComputeArgs, ModelArgs, model_file};
+use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::doctor::{Report as Machine, bandwidth};
 use crate::interrupt::Interrupt;
 
@@ -45,6 +45,8 @@ pub(super) struct BenchArgs {
     /// The form of the results.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Md)]
     output: Format,
+    #[command(flatten)]
+    weights: WeightArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -101,12 +103,15 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         true => Err(EngineError::Cancelled),
         false => Ok(()),
     };
+    let weights = |path: &Path| args.weights.load_for(path, args.compute.exact, &interrupt);
+    // What is made once is not part of loading.
+    drop(weights(&path)?);
     let mut load_ms = Vec::with_capacity(plan.repetitions);
     let mut load = || -> anyhow::Result<Executor> {
         check()?;
         let started = Instant::now();
         let options = args.compute.options(plan.context())?;
-        let executor = Executor::new(Model::load(&path)?, options)?;
+        let executor = Executor::new(weights(&path)?, options)?;
         load_ms.push(started.elapsed().as_secs_f64() * 1e3);
         Ok(executor)
     };

@@ -2,12 +2,15 @@
 
 use std::io::{self, IsTerminal};
 
+use aios_engine::Session;
 use anyhow::Context;
 use clap::Args;
 
 use super::run::{finish, prompt_of};
-use super::{ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, ThreadArgs, model_file};
-use crate::chat::{Conversation, Editor, Piped, Repl, Screen, open};
+use super::{
+    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, ThreadArgs, WeightArgs, model_file,
+};
+use crate::chat::{Conversation, Editor, Piped, Repl, Screen};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::models::Store;
 
@@ -30,6 +33,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     generate: GenerateArgs,
     #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
     context: ContextArgs,
     #[command(flatten)]
     threads: ThreadArgs,
@@ -45,7 +50,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let prompt = prompt_of(&args.generate)?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let session = open(&path, |m| args.context.options(&args.threads, m.config().context))?;
+    let model = args.weights.load(&path, &interrupt)?;
+    let options = args.context.options(&args.threads, model.config().context);
+    let session = Session::new(model, options)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
     let system = args.system_prompt.clone();
     let responder = Conversation::new(session)?;

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use aios_engine::{Executor, Model};
+use aios_engine::Executor;
 use aios_validation::logits::record;
 use anyhow::Context;
 use clap::Args;
 
-use super::{ComputeArgs, ModelArgs, model_file};
+use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::Interrupt;
 
 /// Print the logits after token ids: the likeliest ten, their moments, and a digest of all.
@@ -34,6 +34,8 @@ pub(super) struct LogitsArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     chunk: u32,
     #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -44,7 +46,8 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     let mut options = args.compute.options(args.ids.len() + predict)?;
     options.batch = usize::try_from(args.chunk)?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let mut executor = Executor::new(Model::load(&path)?, options)?;
+    let model = args.weights.load_for(&path, args.compute.exact, &interrupt)?;
+    let mut executor = Executor::new(model, options)?;
     let report = record(&mut executor, &args.ids, predict, &|| !interrupt.is_set())?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;

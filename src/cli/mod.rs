@@ -16,6 +16,7 @@ mod run;
 mod synth;
 mod template;
 mod tokens;
+mod weights;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -32,6 +33,7 @@ pub use args::{
 pub use chat::{ChatArgs, run as run_chat};
 pub use models::model_file;
 pub use progress::Terminal;
+pub use weights::WeightArgs;
 
 use crate::interrupt::Interrupted;
 use crate::models::Error as ModelError;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use aios_engine::{EngineError, Executor, Model};
+use aios_engine::{EngineError, Executor};
 use aios_validation::base::{BaseReader, BaseWriter, Header};
 use aios_validation::divergence::{DivergenceSummary, Divergences};
 use aios_validation::perplexity::{Losses, WINDOW_MIN, Windows, evaluate};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{ComputeArgs, ModelArgs, model_file};
+use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::Interrupt;
 
 const TEMPLATE: &str = "[{bar:30}] {pos}/{len} windows, PPL {msg}, {eta} left";
@@ -53,6 +53,8 @@ pub(super) struct PerplexityArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -75,7 +77,7 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let text = fs::read_to_string(&args.file)
         .with_context(|| format!("cannot read the text {}", args.file.display()))?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = Model::load(&path)?;
+    let model = args.weights.load_for(&path, args.compute.exact, &interrupt)?;
     let windows = Windows::of_text(model.tokenizer()?, &text, options.context)?;
     let vocab = model.config().vocab;
     let mut save = match &args.save_logits {

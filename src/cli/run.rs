@@ -3,14 +3,16 @@
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 
+use aios_engine::Session;
 use aios_engine::tokenizer::ParseSpecial;
 use anyhow::Context;
 use clap::Args;
 
 use super::{
-    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat, ThreadArgs, Usage, model_file,
+    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat, ThreadArgs, Usage, WeightArgs,
+    model_file,
 };
-use crate::chat::{generate, open};
+use crate::chat::generate;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::stats::{Stats, StopReason};
 
@@ -29,6 +31,8 @@ pub(super) struct RunArgs {
     model: ModelArgs,
     #[command(flatten)]
     generate: GenerateArgs,
+    #[command(flatten)]
+    weights: WeightArgs,
     #[command(flatten)]
     context: ContextArgs,
     #[command(flatten)]
@@ -53,9 +57,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         }
     };
     let path = model_file(&args.model.model, &interrupt)?;
-    let mut session = open(&path, |m| args.context.options(&args.threads, m.config().context))?;
+    let model = args.weights.load(&path, &interrupt)?;
+    let options = args.context.options(&args.threads, model.config().context);
+    let mut session = Session::new(model.clone(), options)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
-    let model = session.executor().model().clone();
     let tokenizer = model.tokenizer()?;
     let mut ids = tokenizer.encode(&prompt, ParseSpecial::Yes);
     if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && ids.first() != Some(bos))

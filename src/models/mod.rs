@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub use catalog::{Catalog, DEFAULT_MODEL, Model, Source, WheelPart};
 pub use error::Error;
 pub use fetch::{Observer, Watch};
-pub use store::{Pulled, State, Store};
+pub use store::{Pulled, State, Store, cache_folder};
 
 /// What `-m` named: an entry of the catalogue, or a file.
 #[derive(Clone, Debug)]

@@ -240,13 +240,21 @@ fn temporary_prefix(model: &Model) -> String {
 }
 
 fn models_folder(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let named = var("AIOS_MODEL_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
+    named.or_else(|| Some(cache_folder_of(var)?.join("models")))
+}
+
+/// The folder for what can be made again: `AIOS_CACHE_DIR`, `XDG_CACHE_HOME/aios` or
+/// `HOME/.cache/aios`; `None` if none of these is set.
+pub fn cache_folder() -> Option<PathBuf> {
+    cache_folder_of(|name| std::env::var_os(name))
+}
+
+fn cache_folder_of(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("AIOS_MODEL_DIR").or_else(|| {
-        let cache = set("AIOS_CACHE_DIR")
-            .or_else(|| Some(set("XDG_CACHE_HOME")?.join("aios")))
-            .or_else(|| Some(set("HOME")?.join(".cache/aios")))?;
-        Some(cache.join("models"))
-    })
+    set("AIOS_CACHE_DIR")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("aios")))
+        .or_else(|| Some(set("HOME")?.join(".cache/aios")))
 }
 
 #[cfg(test)]

@@ -217,7 +217,8 @@ impl<'a> Loader<'a> {
         let range = bound(info.range.start)..bound(info.range.end);
         let id = self.blocks.insert(name, info.dtype, part, range);
         let id = id.map_err(|source| TensorError::Range { name: gguf_name(), source })?;
-        let tensor = Tensor { id, dtype: info.dtype, total_rows: rows, first: 0, rows, cols };
+        let tensor =
+            Tensor { id, dtype: info.dtype, total_rows: rows, first: 0, rows, cols, panels: None };
         tensor
             .whole(&self.blocks)
             .map_err(|source| TensorError::Matrix { name: gguf_name(), source })?;

@@ -1,9 +1,11 @@
 //! A model: files mapped and checked, tensors resolved to roles, configuration read.
 
 mod load;
+mod repack;
 mod weights;
 
 pub use load::{LoadError, TensorError};
+pub use repack::{RepackError, Repacked};
 pub(crate) use weights::{Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
 
 use crate::gguf::{Metadata, TensorInfo};
@@ -37,6 +39,25 @@ impl Model {
     /// [`LoadError`], which names the file and what is wrong with it.
     pub fn load(path: &Path) -> Result<Arc<Self>, LoadError> {
         load::load(path).map(Arc::new)
+    }
+
+    /// As [`Model::load`], with the matrices repacked for speed: mapped from a file in `folder`,
+    /// which is made if it is not there. It changes no result. `progress` is told the bytes made
+    /// so far and those to make in all; if it returns false the making stops.
+    ///
+    /// A file that cannot be made (a full disk, a folder that may not be written) is no error:
+    /// the model then runs from its own file, and what is returned beside it says why.
+    ///
+    /// # Errors
+    /// Those of [`Model::load`].
+    pub fn load_repacked(
+        path: &Path,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<(Arc<Self>, Result<Repacked, RepackError>), LoadError> {
+        let mut model = load::load(path)?;
+        let repacked = repack::repack(&mut model, folder, progress);
+        Ok((Arc::new(model), repacked))
     }
 
     /// The path that the model was loaded from.

@@ -2,7 +2,7 @@
 //! blocks of the residency's table, resolved when they are used.
 
 use aios_contract::{DType, NormConfig, Role};
-use aios_kernels::{Matrix, MatrixError, Norm};
+use aios_kernels::{Matrix, MatrixError, Norm, PANEL_ROWS};
 use aios_residency::{BlockId, BlockTable};
 
 /// A matrix, or a run of rows of one.
@@ -16,6 +16,8 @@ pub(crate) struct Tensor {
     pub first: usize,
     pub rows: usize,
     pub cols: usize,
+    /// The same tensor repacked, if it is.
+    pub panels: Option<BlockId>,
 }
 
 impl Tensor {
@@ -34,6 +36,23 @@ impl Tensor {
     pub(crate) fn matrix<'a>(&self, blocks: &'a BlockTable) -> Matrix<'a> {
         let whole = self.whole(blocks).expect("checked when the model was loaded");
         whole.row_range(self.first, self.rows)
+    }
+
+    /// The rows that are meant, as products read them fastest: in panels if there are any, unless
+    /// the product is `exact`, which takes rows.
+    ///
+    /// # Panics
+    /// As [`Self::matrix`].
+    pub(crate) fn factor<'a>(&self, blocks: &'a BlockTable, exact: bool) -> Matrix<'a> {
+        match self.panels {
+            Some(id) if !exact && self.first.is_multiple_of(PANEL_ROWS) => {
+                let (dtype, bytes) = (self.dtype, blocks.resolve(id));
+                let whole = Matrix::packed(dtype, self.total_rows, self.cols, bytes);
+                let whole = whole.expect("checked when the panels were mapped");
+                whole.row_range(self.first, self.rows)
+            }
+            _ => self.matrix(blocks),
+        }
     }
 
     /// Bytes of the rows that are meant.
@@ -116,7 +135,25 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// Its matrices in the same order, to change what is known of where they are.
+    fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let (first, second) = match &mut self.ffn.input {
+            FfnInput::Gated { gate, up } => (Some(gate), up),
+            FfnInput::Plain { up } => (None, up),
+        };
+        let attention = [&mut self.q, &mut self.k, &mut self.v, &mut self.o];
+        let ffn = [second, &mut self.ffn.down];
+        attention.into_iter().chain(first).chain(ffn).map(|projection| &mut projection.tensor)
+    }
+}
+
 impl Weights {
+    /// The matrices that products read, in order, to change what is known of where they are.
+    pub(crate) fn factors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.layers.iter_mut().flat_map(Layer::tensors_mut).chain(std::iter::once(&mut self.head))
+    }
+
     /// Bytes that a decoded token reads, by role.
     pub(crate) fn bytes_per_token(&self, blocks: &BlockTable) -> Vec<(Role, u64)> {
         let role = |tensor: &Tensor| blocks.block(tensor.id).name.role;

@@ -5,7 +5,9 @@
 //! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory.
 
 use aios_contract::DType;
-use aios_kernels::{Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, matmul};
+use aios_kernels::{
+    Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, matmul, pack, packed_bytes,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,20 +98,32 @@ fn read(pool: &Pool, bytes: &[u8]) -> u64 {
     sum.into_inner()
 }
 
+/// The matrix in panels, whose bytes go to `memory`.
+fn packed<'a>(pool: &Pool, rows: Matrix<'_>, memory: &'a mut Vec<u8>) -> Matrix<'a> {
+    let (dtype, count) = (rows.dtype(), rows.rows());
+    memory.resize(packed_bytes(dtype, count, COLS).expect("a format that is packed"), 0);
+    pack(pool, dtype, rows.bytes().len() / count, rows.bytes(), memory);
+    Matrix::packed(dtype, count, COLS, memory).expect("what was packed")
+}
+
+/// GB/s of weights, for passes of a few tokens, beside a plain read of as many bytes.
 fn decode(c: &mut Criterion) {
     let pool = Pool::new(aios_kernels::allowed_processors().len()).expect("threads");
     let bytes = weights(STREAMED);
+    let mut memory = Vec::new();
     let mut group = c.benchmark_group("decode");
     group.sample_size(10).throughput(Throughput::Bytes(STREAMED as u64));
     group.bench_function("plain read", |b| b.iter(|| black_box(read(&pool, &bytes))));
     for dtype in DTYPES {
-        let weights = matrix(dtype, &bytes);
-        group.throughput(Throughput::Bytes(weights.bytes().len() as u64));
-        for n in [1, 2, 4, 8] {
+        let rows = matrix(dtype, &bytes);
+        let panels = packed(&pool, rows, &mut memory);
+        group.throughput(Throughput::Bytes(rows.bytes().len() as u64));
+        let cases = [1, 2, 3, 4, 5, 6, 8, 12, 16].map(|n| (n, "panels", panels));
+        for (n, name, weights) in cases.into_iter().chain([(1, "rows", rows)]) {
             let activations = Activations::new(&pool, n);
             let mut out = vec![0.0; n * weights.rows()];
             compare(&pool, weights, activations.input(), &mut out);
-            group.bench_function(BenchmarkId::new(dtype.name(), n), |b| {
+            group.bench_function(BenchmarkId::new(format!("{dtype} {name}"), n), |b| {
                 b.iter(|| product(Isa::detect(), &pool, weights, activations.input(), &mut out));
             });
         }
@@ -117,8 +131,10 @@ fn decode(c: &mut Criterion) {
     group.finish();
 }
 
+/// Multiply-adds per second, with one thread and with all.
 fn prefill(c: &mut Criterion) {
     const N: usize = 512;
+    let mut memory = Vec::new();
     let mut group = c.benchmark_group("prefill");
     group.sample_size(10).throughput(Throughput::Elements((N * PREFILL_ROWS * COLS) as u64));
     for threads in [1, aios_kernels::allowed_processors().len()] {
@@ -127,11 +143,17 @@ fn prefill(c: &mut Criterion) {
         let mut out = vec![0.0; N * PREFILL_ROWS];
         for dtype in DTYPES {
             let bytes = weights(dtype.row_bytes(PREFILL_ROWS * COLS).expect("whole blocks"));
-            let weights = matrix(dtype, &bytes);
-            compare(&pool, weights, activations.input(), &mut out);
-            group.bench_function(BenchmarkId::new(dtype.name(), threads), |b| {
-                b.iter(|| product(Isa::detect(), &pool, weights, activations.input(), &mut out));
-            });
+            let rows = matrix(dtype, &bytes);
+            let panels = packed(&pool, rows, &mut memory);
+            for (name, weights) in [("panels", panels), ("rows", rows)] {
+                compare(&pool, weights, activations.input(), &mut out);
+                let id = BenchmarkId::new(format!("{dtype} {name}"), threads);
+                group.bench_function(id, |b| {
+                    b.iter(|| {
+                        product(Isa::detect(), &pool, weights, activations.input(), &mut out);
+                    });
+                });
+            }
         }
     }
     group.finish();

@@ -14,6 +14,7 @@
 //!    afterwards.
 
 mod cache;
+mod partial;
 
 pub use cache::{CacheShape, CacheType, KvLayer, KvLayerMut, UnknownCacheType};
 
@@ -21,8 +22,9 @@ use crate::isa::{Isa, Op};
 use crate::math;
 use crate::pool::Pool;
 use crate::shared::Shared;
-use crate::simd::{F32s, LANES, Simd};
+use crate::simd::{F32s, LANES, Simd, prefetch_line};
 use cache::{KvFormat, KvVisitor};
+use partial::{Merge, Partial};
 use std::marker::PhantomData;
 
 /// Positions in a block.
@@ -63,21 +65,6 @@ impl AttentionScratch {
     }
 }
 
-/// What a block, or several merged, give for a query.
-#[derive(Clone, Copy, Debug)]
-struct Partial {
-    /// The largest score.
-    max: f32,
-    /// Σ e^(s − max); 0 if there was no position to see.
-    sum: f32,
-    /// Σ e^(s − max) · v.
-    out: [f32; MAX_HEAD_LEN],
-}
-
-impl Partial {
-    const EMPTY: Self = Self { max: 0.0, sum: 0.0, out: [0.0; MAX_HEAD_LEN] };
-}
-
 /// Attention of the `n` newest tokens, whose keys and values are in the cache already: token i
 /// stands at position `start + i`. `q` is \[n\]\[heads\]\[key_len\], `out`
 /// \[n\]\[heads\]\[value_len\].
@@ -112,7 +99,8 @@ pub fn attend(
     }
 }
 
-/// A single token: every (tile, block) is a piece; then each head's blocks are merged.
+/// A single token: runs of blocks of each KV head are the pieces; then each head's blocks are
+/// merged.
 fn attend_split(
     pool: &Pool,
     job: &Job<'_>,
@@ -120,30 +108,41 @@ fn attend_split(
     blocks: usize,
     scratch: &mut AttentionScratch,
 ) {
-    let heads = job.params.heads;
+    let (heads, value_len) = (job.params.heads, job.kv.shape.value_len);
     let count = heads * blocks;
     if scratch.partials.len() < count {
         scratch.partials.resize(count, Partial::EMPTY);
     }
     let first = job.first_position(job.start) / BLOCK;
+    let total = job.kv.shape.kv_heads * (blocks - first);
+    // A thread goes through memory in order for a while, which it can then ask for ahead.
+    let run = (total / (8 * pool.threads())).clamp(1, 8);
+    let runs = (blocks - first).div_ceil(run);
     let partials = Shared::new(&mut scratch.partials[..count]);
-    pool.for_each(job.kv.shape.kv_heads * tiles * (blocks - first), &|piece| {
-        let (unit, block) = (piece / (blocks - first), first + piece % (blocks - first));
-        let queries = job.queries(unit / tiles, unit % tiles);
+    pool.for_each(job.kv.shape.kv_heads * runs, &|piece| {
+        let (kv_head, start) = (piece / runs, first + piece % runs * run);
         let mut results = [Partial::EMPTY; QUERIES];
-        job.block(&queries, block, &mut results);
-        for (query, result) in queries.list().iter().zip(results) {
-            // SAFETY: every head and block belong to one piece.
-            unsafe { partials.range(query.head * blocks + block, 1)[0] = result };
+        for block in start..blocks.min(start + run) {
+            // All of a block's queries go together, so that it is read from memory once.
+            for tile in 0..tiles {
+                let queries = job.queries(kv_head, tile);
+                job.block(&queries, block, &mut results);
+                for (query, result) in queries.list().iter().zip(&results) {
+                    // SAFETY: every head and block belong to one piece.
+                    let to = unsafe { partials.range(query.head * blocks + block, 1) };
+                    to[0].take(result, value_len);
+                }
+            }
         }
     });
-    for head in 0..heads {
+    let partials = &scratch.partials;
+    pool.for_each(heads, &|head| {
         let mut state = Partial::EMPTY;
-        for partial in &scratch.partials[head * blocks + first..(head + 1) * blocks] {
-            job.isa.run(Merge { state: &mut state, block: partial, len: job.kv.shape.value_len });
+        for block in &partials[head * blocks + first..(head + 1) * blocks] {
+            job.isa.run(Merge { state: &mut state, block, len: value_len });
         }
         job.finish(Query { token: 0, head }, &state);
-    }
+    });
 }
 
 /// One call of [`attend`].
@@ -236,11 +235,12 @@ impl Job<'_> {
             let at = (query.token * self.params.heads + query.head) * shape.key_len;
             &self.q[at..at + shape.key_len]
         });
-        let call = BlockCall { isa: self.isa, params: self.params, kv: self.kv, block, spans, q };
+        let Self { isa, params, kv, .. } = *self;
+        let fetch = self.tokens() == 1;
+        let call = BlockCall { isa, params, kv, block, spans, q, fetch };
         let mut weights = [[0.0; BLOCK]; QUERIES];
-        let single = queries.count == 1;
-        call.scores(queries.kv_head, single, &mut weights, results);
-        call.values(queries.kv_head, single, &weights, results);
+        call.scores(queries.kv_head, queries.count, &mut weights, results);
+        call.values(queries.kv_head, queries.count, &weights, results);
     }
 
     /// Divides by the sum of weights and writes a head's output.
@@ -266,31 +266,35 @@ struct BlockCall<'a> {
     /// For each query the positions that it sees, relative to the block, end excluded.
     spans: [(usize, usize); QUERIES],
     q: [&'a [f32]; QUERIES],
+    /// Whether memory that comes next is asked for.
+    fetch: bool,
 }
 
 impl BlockCall<'_> {
     fn scores(
         self,
         kv_head: usize,
-        single: bool,
+        count: usize,
         weights: &mut [[f32; BLOCK]; QUERIES],
         results: &mut [Partial; QUERIES],
     ) {
         let pages = self.kv.key_pages(kv_head, self.block);
         let format = self.kv.shape.key_type;
-        cache::visit(format, ScoresCall { call: self, pages, single, weights, results });
+        let next = self.kv.value_rows(kv_head, self.block);
+        cache::visit(format, ScoresCall { call: self, pages, next, count, weights, results });
     }
 
     fn values(
         self,
         kv_head: usize,
-        single: bool,
+        count: usize,
         weights: &[[f32; BLOCK]; QUERIES],
         results: &mut [Partial; QUERIES],
     ) {
         let rows = self.kv.value_rows(kv_head, self.block);
         let format = self.kv.shape.value_type;
-        cache::visit(format, ValuesCall { call: self, rows, single, weights, results });
+        let next = self.kv.key_pages(kv_head, self.block);
+        cache::visit(format, ValuesCall { call: self, rows, next, count, weights, results });
     }
 }
 
@@ -298,7 +302,10 @@ struct ScoresCall<'a, 'b> {
     call: BlockCall<'a>,
     /// The block's keys, 16 positions a page.
     pages: &'a [u8],
-    single: bool,
+    /// Its values, which are asked for on the way.
+    next: &'a [u8],
+    /// Queries that count.
+    count: usize,
     weights: &'b mut [[f32; BLOCK]; QUERIES],
     results: &'b mut [Partial; QUERIES],
 }
@@ -316,41 +323,62 @@ impl<K: KvFormat> Op for Scores<'_, '_, K> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        if self.0.single { self.queries::<S, 1>(simd) } else { self.queries::<S, QUERIES>(simd) }
+        // Many tokens find keys and values in the cache of the processor, and asking costs time.
+        match (self.0.call.fetch, self.0.count) {
+            (true, 1) => self.queries::<S, 1, true>(simd),
+            (true, 2) => self.queries::<S, 2, true>(simd),
+            (true, 3) => self.queries::<S, 3, true>(simd),
+            (true, _) => self.queries::<S, QUERIES, true>(simd),
+            (false, 1) => self.queries::<S, 1, false>(simd),
+            (false, 2) => self.queries::<S, 2, false>(simd),
+            (false, 3) => self.queries::<S, 3, false>(simd),
+            (false, _) => self.queries::<S, QUERIES, false>(simd),
+        }
     }
 }
 
 impl<K: KvFormat> Scores<'_, '_, K> {
     /// Scores, their maximum, weights and the sum of weights of the first `Q` queries.
     #[inline(always)]
-    fn queries<S: Simd, const Q: usize>(self, simd: S) {
-        let ScoresCall { call, pages, weights, results, .. } = self.0;
+    fn queries<S: Simd, const Q: usize, const FETCH: bool>(self, simd: S) {
+        let ScoresCall { call, pages, next, weights, results, .. } = self.0;
         let key_len = call.kv.shape.key_len;
         let q: [&[f32]; Q] = std::array::from_fn(|i| &call.q[i][..key_len]);
         let page_bytes = K::key_page_bytes(key_len);
         let end = call.spans[..Q].iter().map(|span| span.1).max().unwrap_or(0);
         let minus_infinity = simd.splat(f32::NEG_INFINITY);
         let mut max = [minus_infinity; Q];
-        for v in 0..BLOCK / LANES {
-            // Pages beyond the last position may hold anything; they are not looked at.
+        // Two vectors at a time, so that there are enough chains to hide their latency.
+        for v in (0..BLOCK / LANES).step_by(2) {
+            // Pages beyond the last position may hold anything; their scores are masked.
             let scores = if LANES * v < end {
-                let page = &pages[v * page_bytes..(v + 1) * page_bytes];
-                let mut acc = [simd.splat(0.0); Q];
+                let (pages, _) = pages[v * page_bytes..].split_at(2 * page_bytes);
+                let (first, second) = pages.split_at(page_bytes);
+                let mut acc = [[simd.splat(0.0); Q]; 2];
                 for (d, _) in q[0].iter().enumerate() {
-                    let key = K::load_key(simd, page, key_len, d);
+                    // One line a step: with half-precision numbers that is all of the values.
+                    if FETCH {
+                        prefetch_line(next, 0, v / 2 * key_len + d);
+                    }
+                    let a = K::load_key(simd, first, key_len, d);
+                    let b = K::load_key(simd, second, key_len, d);
                     for i in 0..Q {
-                        acc[i] = simd.fma(simd.splat(q[i][d]), key, acc[i]);
+                        let q = simd.splat(q[i][d]);
+                        acc[0][i] = simd.fma(q, a, acc[0][i]);
+                        acc[1][i] = simd.fma(q, b, acc[1][i]);
                     }
                 }
                 acc
             } else {
-                [minus_infinity; Q]
+                [[minus_infinity; Q]; 2]
             };
-            for i in 0..Q {
-                let score = finish_score(simd, call.params, scores[i]);
-                let score = mask(simd, score, call.spans[i], v);
-                max[i] = simd.max(score, max[i]);
-                store_vector(simd, score, &mut weights[i], v);
+            for (v, scores) in (v..).zip(scores) {
+                for i in 0..Q {
+                    let score = finish_score(simd, call.params, scores[i]);
+                    let score = mask(simd, score, call.spans[i], v);
+                    max[i] = simd.max(score, max[i]);
+                    store_vector(simd, score, &mut weights[i], v);
+                }
             }
         }
         for i in 0..Q {
@@ -416,7 +444,10 @@ struct ValuesCall<'a, 'b> {
     call: BlockCall<'a>,
     /// The block's values, a row a position.
     rows: &'a [u8],
-    single: bool,
+    /// Its keys; those of the block behind them are asked for on the way.
+    next: &'a [u8],
+    /// Queries that count.
+    count: usize,
     weights: &'b [[f32; BLOCK]; QUERIES],
     results: &'b mut [Partial; QUERIES],
 }
@@ -434,7 +465,17 @@ impl<V: KvFormat> Op for Values<'_, '_, V> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        if self.0.single { self.queries::<S, 1>(simd) } else { self.queries::<S, QUERIES>(simd) }
+        // Many tokens find keys and values in the cache of the processor, and asking costs time.
+        match (self.0.call.fetch, self.0.count) {
+            (true, 1) => self.queries::<S, 1, true>(simd),
+            (true, 2) => self.queries::<S, 2, true>(simd),
+            (true, 3) => self.queries::<S, 3, true>(simd),
+            (true, _) => self.queries::<S, QUERIES, true>(simd),
+            (false, 1) => self.queries::<S, 1, false>(simd),
+            (false, 2) => self.queries::<S, 2, false>(simd),
+            (false, 3) => self.queries::<S, 3, false>(simd),
+            (false, _) => self.queries::<S, QUERIES, false>(simd),
+        }
     }
 }
 
@@ -442,69 +483,75 @@ impl<V: KvFormat> Values<'_, '_, V> {
     /// Σ weight · value over the positions in order, for the first `Q` queries. A position that
     /// a query does not see is left out of its sum: a weight of 0 would let in what is not finite.
     #[inline(always)]
-    fn queries<S: Simd, const Q: usize>(self, simd: S) {
-        let ValuesCall { call, rows, weights, results, .. } = self.0;
+    fn queries<S: Simd, const Q: usize, const FETCH: bool>(self, simd: S) {
+        let ValuesCall { call, rows, next, weights, results, .. } = self.0;
         let value_len = call.kv.shape.value_len;
         let row_bytes = V::value_row_bytes(value_len);
-        let start = call.spans[..Q].iter().map(|span| span.0).min().unwrap_or(0);
-        let end = call.spans[..Q].iter().map(|span| span.1).max().unwrap_or(0);
-        let seen_by_all = call.spans[..Q].iter().map(|span| span.0).max().unwrap_or(0)
-            ..call.spans[..Q].iter().map(|span| span.1).min().unwrap_or(0);
-        let rows = &rows[..end * row_bytes];
-        for part in 0..value_len.div_ceil(LANES) {
-            let mut acc = [simd.splat(0.0); Q];
-            for (j, row) in rows.chunks_exact(row_bytes).enumerate().skip(start) {
-                let value = V::load_value(simd, row, value_len, part);
-                let all = seen_by_all.contains(&j);
-                for i in 0..Q {
-                    let (first, end) = call.spans[i];
-                    if all || (first <= j && j < end) {
-                        acc[i] = simd.fma(simd.splat(weights[i][j]), value, acc[i]);
+        let low = |f: fn(&(usize, usize)) -> usize| call.spans[..Q].iter().map(f).min();
+        let high = |f: fn(&(usize, usize)) -> usize| call.spans[..Q].iter().map(f).max();
+        // Positions that some query sees, and among them those that all see.
+        let (start, end) = (low(|span| span.0).unwrap_or(0), high(|span| span.1).unwrap_or(0));
+        let from = high(|span| span.0).unwrap_or(0).clamp(start, end.max(start));
+        let to = low(|span| span.1).unwrap_or(0).clamp(from, end.max(from));
+        for part in (0..value_len.div_ceil(LANES)).step_by(2) {
+            let pair = Pair::<V> { rows, next, row_bytes, value_len, part, format: PhantomData };
+            let mut acc = [[simd.splat(0.0); Q]; 2];
+            pair.add::<S, Q, FETCH, true>(simd, start..from, weights, &call.spans, &mut acc);
+            pair.add::<S, Q, FETCH, false>(simd, from..to, weights, &call.spans, &mut acc);
+            pair.add::<S, Q, FETCH, true>(simd, to..end, weights, &call.spans, &mut acc);
+            for (part, acc) in (part..).zip(acc) {
+                for (acc, result) in acc.into_iter().zip(results.iter_mut()) {
+                    let (vectors, _) = result.out.as_chunks_mut::<LANES>();
+                    if let Some(vector) = vectors.get_mut(part) {
+                        simd.store(acc, vector);
                     }
                 }
-            }
-            for (acc, result) in acc.into_iter().zip(results.iter_mut()) {
-                let (vectors, _) = result.out.as_chunks_mut::<LANES>();
-                simd.store(acc, &mut vectors[part]);
             }
         }
     }
 }
 
-/// Merges a block's result into a state: with M the larger maximum and a, b = e^(max − M),
-/// sum = fma(sum, a, sum_b · b) and out likewise. The first block is taken as it is.
-struct Merge<'a> {
-    state: &'a mut Partial,
-    block: &'a Partial,
-    len: usize,
+/// Two neighbouring vectors of every value in a block; the second one may not exist.
+struct Pair<'a, V> {
+    rows: &'a [u8],
+    next: &'a [u8],
+    row_bytes: usize,
+    value_len: usize,
+    part: usize,
+    format: PhantomData<V>,
 }
 
-impl Op for Merge<'_> {
-    type Output = ();
-
+impl<V: KvFormat> Pair<'_, V> {
+    /// Adds weight · value for each position of `range`, with `CHECK` only where the query's
+    /// span holds it.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { state, block, len } = self;
-        if block.sum == 0.0 {
-            return;
+    fn add<S: Simd, const Q: usize, const FETCH: bool, const CHECK: bool>(
+        &self,
+        simd: S,
+        range: std::ops::Range<usize>,
+        weights: &[[f32; BLOCK]; QUERIES],
+        spans: &[(usize, usize); QUERIES],
+        acc: &mut [[S::F; Q]; 2],
+    ) {
+        let Self { rows, next, row_bytes, value_len, part, .. } = *self;
+        let second = if LANES * (part + 1) < value_len { part + 1 } else { part };
+        let mut sums = *acc;
+        for (j, row) in range.clone().zip(rows[range.start * row_bytes..].chunks_exact(row_bytes)) {
+            if FETCH {
+                prefetch_line(next, next.len(), part / 2 * BLOCK + j);
+            }
+            let a = V::load_value(simd, row, value_len, part);
+            let b = V::load_value(simd, row, value_len, second);
+            for i in 0..Q {
+                let (first, end) = spans[i];
+                if !CHECK || (first <= j && j < end) {
+                    let weight = simd.splat(weights[i][j % BLOCK]);
+                    sums[0][i] = simd.fma(weight, a, sums[0][i]);
+                    sums[1][i] = simd.fma(weight, b, sums[1][i]);
+                }
+            }
         }
-        let len = len.next_multiple_of(LANES);
-        if state.sum == 0.0 {
-            (state.max, state.sum) = (block.max, block.sum);
-            state.out[..len].copy_from_slice(&block.out[..len]);
-            return;
-        }
-        let max = if state.max > block.max { state.max } else { block.max };
-        let mut exponents = [0.0; LANES];
-        (exponents[0], exponents[1]) = (state.max - max, block.max - max);
-        let mut factors = [0.0; LANES];
-        simd.store(math::exp(simd, simd.load(&exponents)), &mut factors);
-        let (a, b) = (factors[0], factors[1]);
-        state.max = max;
-        state.sum = state.sum.mul_add(a, block.sum * b);
-        for (out, value) in state.out[..len].iter_mut().zip(&block.out) {
-            *out = out.mul_add(a, value * b);
-        }
+        *acc = sums;
     }
 }
 

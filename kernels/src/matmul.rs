@@ -267,8 +267,15 @@ impl Piece<'_, '_> {
 impl<'a, 'b> Piece<'a, 'b> {
     /// Hands the piece's weights to `panels` as panels, packing some at a time where they are
     /// rows; a single activation row goes to `rows` instead.
-    fn quantised(self, rows: fn(&Self), panels: fn(&Self, &[u8])) {
+    fn quantised(self, rows: fn(&Self), panels: fn(&Self, &[u8], &mut [[u8; 64]])) {
         let weights = self.weights();
+        let unpacked = self.isa.run(ScratchLen { n: self.input.rows(), len: self.input.len });
+        let panels = |piece: &Self, bytes: &[u8]| {
+            UNPACKED.with_borrow_mut(|scratch| {
+                scratch.resize(unpacked.max(scratch.len()), [0; 64]);
+                panels(piece, bytes, &mut scratch[..unpacked]);
+            });
+        };
         if weights.layout == Layout::Panels {
             return panels(&self, weights.bytes);
         }
@@ -296,8 +303,24 @@ impl<'a, 'b> Piece<'a, 'b> {
 }
 
 thread_local! {
-    /// Memory for packing, which is kept from call to call.
+    /// Memory for packing and for unpacked weights, which is kept from call to call.
     static SCRATCH: RefCell<Vec<[u8; 64]>> = const { RefCell::new(Vec::new()) };
+    static UNPACKED: RefCell<Vec<[u8; 64]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Vectors of unpacked weights that an instruction set wants.
+struct ScratchLen {
+    n: usize,
+    len: usize,
+}
+
+impl Op for ScratchLen {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        panels::scratch_len(simd, self.n, self.len)
+    }
 }
 
 impl Visitor for Piece<'_, '_> {
@@ -312,7 +335,9 @@ impl Visitor for Piece<'_, '_> {
         }
         self.quantised(
             |piece| piece.isa.run(Rows32::<F>(piece, PhantomData)),
-            |piece, bytes| piece.isa.run(Panels32::<F>(piece, bytes, PhantomData)),
+            |piece, bytes, scratch| {
+                piece.isa.run(Panels32::<F>(piece, bytes, scratch, PhantomData));
+            },
         );
     }
     fn blocks256<F: Format256>(self) {
@@ -321,7 +346,9 @@ impl Visitor for Piece<'_, '_> {
         }
         self.quantised(
             |piece| piece.isa.run(Rows256::<F>(piece, PhantomData)),
-            |piece, bytes| piece.isa.run(Panels256::<F>(piece, bytes, PhantomData)),
+            |piece, bytes, scratch| {
+                piece.isa.run(Panels256::<F>(piece, bytes, scratch, PhantomData));
+            },
         );
     }
 }
@@ -329,8 +356,8 @@ impl Visitor for Piece<'_, '_> {
 /// A piece whose weights have the format `F`: as rows for one activation row, or as panels.
 struct Rows32<'a, F>(&'a Piece<'a, 'a>, PhantomData<F>);
 struct Rows256<'a, F>(&'a Piece<'a, 'a>, PhantomData<F>);
-struct Panels32<'a, F>(&'a Piece<'a, 'a>, &'a [u8], PhantomData<F>);
-struct Panels256<'a, F>(&'a Piece<'a, 'a>, &'a [u8], PhantomData<F>);
+struct Panels32<'a, F>(&'a Piece<'a, 'a>, &'a [u8], &'a mut [[u8; 64]], PhantomData<F>);
+struct Panels256<'a, F>(&'a Piece<'a, 'a>, &'a [u8], &'a mut [[u8; 64]], PhantomData<F>);
 
 /// The quantised activations, which [`matmul`] has checked to be there.
 fn checked(rows: Option<&QuantRows>) -> &QuantRows {
@@ -360,7 +387,7 @@ impl<F: Format32> Op for Panels32<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        panels::panels32::<F, S>(simd, self.0, self.1, checked(self.0.input.q32));
+        panels::panels32::<F, S>(simd, self.0, self.1, checked(self.0.input.q32), self.2);
     }
 }
 
@@ -369,7 +396,7 @@ impl<F: Format256> Op for Panels256<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        panels::panels256::<F, S>(simd, self.0, self.1, checked(self.0.input.q256));
+        panels::panels256::<F, S>(simd, self.0, self.1, checked(self.0.input.q256), self.2);
     }
 }
 

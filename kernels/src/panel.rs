@@ -1,4 +1,4 @@
-//! Matrices repacked into panels (SPEC L).
+//! Matrices repacked into panels (SPEC L1).
 //!
 //! A panel is 16 rows whose blocks lie together: block 0 of all of them, then block 1, and so on;
 //! within a block each field is turned so that a vector lane owns a row. It has exactly the bytes

@@ -1,5 +1,5 @@
 //! Products of panels: 16 rows at a time, a vector lane owning a row, so that no sum crosses
-//! lanes (SPEC N4, L).
+//! lanes (SPEC N4, L1).
 //!
 //! For one activation row ("column") the plain loop is, block by block: unpack four weights of
 //! each row, multiply them with the column's four quants in one instruction, add. The departures
@@ -8,7 +8,8 @@
 //! 2. A few panels stay in the cache while all groups of columns pass over them; with many
 //!    columns it is the group of columns that stays and larger runs of panels that pass.
 //! 3. Without 32-bit sums (`Simd::WIDE`), pair sums stay in 16 bits for as many additions as
-//!    cannot overflow.
+//!    cannot overflow, and for many columns weights are unpacked once into memory, because there
+//!    are not registers enough for more than four columns.
 
 use super::Piece;
 use crate::act::{QuantRow, QuantRows};
@@ -51,38 +52,89 @@ const fn excess(signed: bool, offset: i32, wide: bool) -> i32 {
     }
 }
 
-/// What multiplies the blocks of a panel with `C` columns. Unless `ahead` is 0, it asks for the
-/// memory that lies so many bytes behind what it reads.
+/// What multiplies the blocks of a panel.
 trait Multiply {
     type Panel: bytemuck::Pod;
 
-    fn multiply<S: Simd, const C: usize>(
+    /// Unpacks the weights of a panel's blocks, in their order, into vectors of four a row.
+    fn unpack<S: Simd>(simd: S, panel: &[Self::Panel], out: &mut [[u8; 64]]);
+
+    /// The products with `C` columns. With `UNPACKED` the weights are taken from `weights`.
+    fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
         simd: S,
-        panel: &[Self::Panel],
-        ahead: usize,
+        weights: Weights<'_, Self::Panel>,
         x: &[QuantRow<'_>; C],
     ) -> [S::F; C];
 }
 
-/// Products of a piece that is `bytes` of panels.
+/// A panel's blocks.
+#[derive(Clone, Copy)]
+struct Weights<'a, P> {
+    panel: &'a [P],
+    /// The weights as [`Multiply::unpack`] gives them, or nothing.
+    unpacked: &'a [[u8; 64]],
+    /// Unless this is 0, the memory that lies so many bytes behind what is read is asked for.
+    ahead: usize,
+}
+
+/// Products of a piece that is `bytes` of panels; `scratch` has the size of [`scratch_len`].
 #[inline(always)]
-fn panels<M: Multiply, S: Simd>(simd: S, piece: &Piece<'_, '_>, bytes: &[u8], x: &QuantRows) {
+fn panels<M: Multiply, S: Simd>(
+    simd: S,
+    piece: &Piece<'_, '_>,
+    bytes: &[u8],
+    x: &QuantRows,
+    scratch: &mut [[u8; 64]],
+) {
     let panel_bytes = bytes.len() / piece.rows.div_ceil(PANEL_ROWS);
     let n = piece.input.rows();
-    let run_bytes = if n < MANY { FEW_BYTES } else { MANY_BYTES };
-    let run = (run_bytes / panel_bytes).max(1);
+    let words = piece.input.len / 4;
+    let unpacks = !S::WIDE && n >= MANY;
+    let run = match n {
+        _ if unpacks => scratch.len() / words,
+        0..MANY => FEW_BYTES / panel_bytes,
+        _ => MANY_BYTES / panel_bytes,
+    };
+    let run = run.max(1);
     for (r, bytes) in bytes.chunks(run * panel_bytes).enumerate() {
-        let mut first = 0;
-        while first < n {
-            let out = Target { piece, panel_bytes, bytes, row: r * run * PANEL_ROWS, first };
-            first += match n - first {
-                8.. if S::WIDE => columns::<M, S, 8>(simd, x, out),
-                4.. => columns::<M, S, 4>(simd, x, out),
-                2..=3 => columns::<M, S, 2>(simd, x, out),
-                _ => columns::<M, S, 1>(simd, x, out),
-            };
+        let row = r * run * PANEL_ROWS;
+        if unpacks {
+            let panels = bytes.chunks_exact(panel_bytes).zip(scratch.chunks_exact_mut(words));
+            for (panel, out) in panels {
+                M::unpack(simd, format::blocks(panel), out);
+            }
+            let out = Target { piece, panel_bytes, bytes, unpacked: scratch, row, first: 0 };
+            columns_of::<M, S, true>(simd, x, n, out);
+        } else {
+            let out = Target { piece, panel_bytes, bytes, unpacked: &[], row, first: 0 };
+            columns_of::<M, S, false>(simd, x, n, out);
         }
     }
+}
+
+/// All columns in groups of at most eight, or four without 32-bit sums.
+#[inline(always)]
+fn columns_of<M: Multiply, S: Simd, const UNPACKED: bool>(
+    simd: S,
+    x: &QuantRows,
+    n: usize,
+    out: Target<'_, '_>,
+) {
+    let mut first = 0;
+    while first < n {
+        let out = Target { first, ..out };
+        first += match n - first {
+            8.. if S::WIDE => columns::<M, S, 8, UNPACKED>(simd, x, out),
+            4.. => columns::<M, S, 4, UNPACKED>(simd, x, out),
+            2..=3 => columns::<M, S, 2, UNPACKED>(simd, x, out),
+            _ => columns::<M, S, 1, UNPACKED>(simd, x, out),
+        };
+    }
+}
+
+/// Vectors of memory that a pass of `n` columns of `len` elements needs for unpacked weights.
+pub(super) fn scratch_len<S: Simd>(_simd: S, n: usize, len: usize) -> usize {
+    if S::WIDE || n < MANY { 0 } else { (len / 4).max(MANY_BYTES / 64 / (len / 4) * (len / 4)) }
 }
 
 /// Some panels, and which rows and columns of the result they give.
@@ -91,6 +143,7 @@ struct Target<'a, 'b> {
     piece: &'b Piece<'a, 'b>,
     panel_bytes: usize,
     bytes: &'b [u8],
+    unpacked: &'b [[u8; 64]],
     /// The first row within the piece, and the first column.
     row: usize,
     first: usize,
@@ -98,7 +151,7 @@ struct Target<'a, 'b> {
 
 /// A run of panels against columns `first..first + C`; returns `C`.
 #[inline(always)]
-fn columns<M: Multiply, S: Simd, const C: usize>(
+fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
     simd: S,
     x: &QuantRows,
     to: Target<'_, '_>,
@@ -110,14 +163,22 @@ fn columns<M: Multiply, S: Simd, const C: usize>(
     // One or two columns leave the processor's own prefetching time to keep up, and the columns
     // after the first ones find the panel in the cache.
     let ahead = if C >= 4 && to.first == 0 { AHEAD } else { 0 };
+    let words = to.piece.input.len / 4;
     let mut lanes: F32s = [0.0; LANES];
     for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {
-        let sums = M::multiply::<S, C>(simd, format::blocks(panel), ahead, &columns);
+        let unpacked = if UNPACKED { &to.unpacked[p * words..(p + 1) * words] } else { &[] };
+        let weights = Weights { panel: format::blocks(panel), unpacked, ahead };
+        let sums = M::multiply::<S, C, UNPACKED>(simd, weights, &columns);
         let row = to.row + p * PANEL_ROWS;
         let rows = PANEL_ROWS.min(to.piece.rows - row);
         for (c, sum) in sums.into_iter().enumerate() {
-            simd.store(sum, &mut lanes);
-            to.piece.out(to.first + c, row, rows).copy_from_slice(&lanes[..rows]);
+            let out = to.piece.out(to.first + c, row, rows);
+            if let Some(whole) = out.first_chunk_mut() {
+                simd.store(sum, whole);
+            } else {
+                simd.store(sum, &mut lanes);
+                out.copy_from_slice(&lanes[..rows]);
+            }
         }
     }
     C
@@ -132,20 +193,31 @@ pub(super) fn panels32<F: Format32, S: Simd>(
     piece: &Piece<'_, '_>,
     bytes: &[u8],
     x: &QuantRows,
+    scratch: &mut [[u8; 64]],
 ) {
-    panels::<Blocks32<F>, S>(simd, piece, bytes, x);
+    panels::<Blocks32<F>, S>(simd, piece, bytes, x, scratch);
 }
 
 impl<F: Format32> Multiply for Blocks32<F> {
     type Panel = F::Panel;
 
     #[inline(always)]
-    fn multiply<S: Simd, const C: usize>(
+    fn unpack<S: Simd>(simd: S, panel: &[F::Panel], out: &mut [[u8; 64]]) {
+        let (blocks, _) = out.as_chunks_mut::<8>();
+        for (panel, out) in panel.iter().zip(blocks) {
+            for k in 0..8 {
+                simd.store_bytes(F::quad(simd, panel, k), &mut out[k]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
         simd: S,
-        panel: &[F::Panel],
-        ahead: usize,
+        weights: Weights<'_, F::Panel>,
         x: &[QuantRow<'_>; C],
     ) -> [S::F; C] {
+        let Weights { panel, unpacked, ahead } = weights;
         const { assert!(8 % additions(F::SIGNED, F::MAX) == 0) };
         let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
         let mut acc = [simd.splat(0.0); C];
@@ -165,8 +237,9 @@ impl<F: Format32> Multiply for Blocks32<F> {
                     totals[c] = if S::WIDE { totals[c] } else { simd.splat_int(start) };
                 }
             }
+            let ready = if UNPACKED { &unpacked.as_chunks::<8>().0[b] } else { &[[0; 64]; 8] };
             for k in 0..8 {
-                let w = F::quad(simd, panel, k);
+                let w = if UNPACKED { simd.load_bytes(&ready[k]) } else { F::quad(simd, panel, k) };
                 for c in 0..C {
                     sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, quads[c][k]);
                 }
@@ -199,20 +272,36 @@ pub(super) fn panels256<F: Format256, S: Simd>(
     piece: &Piece<'_, '_>,
     bytes: &[u8],
     x: &QuantRows,
+    scratch: &mut [[u8; 64]],
 ) {
-    panels::<Blocks256<F>, S>(simd, piece, bytes, x);
+    panels::<Blocks256<F>, S>(simd, piece, bytes, x, scratch);
 }
 
 impl<F: Format256> Multiply for Blocks256<F> {
     type Panel = F::Panel;
 
     #[inline(always)]
-    fn multiply<S: Simd, const C: usize>(
+    fn unpack<S: Simd>(simd: S, panel: &[F::Panel], out: &mut [[u8; 64]]) {
+        let (halves, _) = out.as_chunks_mut::<32>();
+        for (panel, halves) in panel.iter().zip(halves.as_chunks_mut::<2>().0) {
+            for (half, out) in halves.iter_mut().enumerate() {
+                for k in 0..8 {
+                    simd.store_bytes(F::quad::<S, 0>(simd, panel, half, k), &mut out[k]);
+                    simd.store_bytes(F::quad::<S, 1>(simd, panel, half, k), &mut out[8 + k]);
+                    simd.store_bytes(F::quad::<S, 2>(simd, panel, half, k), &mut out[16 + k]);
+                    simd.store_bytes(F::quad::<S, 3>(simd, panel, half, k), &mut out[24 + k]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
         simd: S,
-        panel: &[F::Panel],
-        ahead: usize,
+        weights: Weights<'_, F::Panel>,
         x: &[QuantRow<'_>; C],
     ) -> [S::F; C] {
+        let Weights { panel, unpacked, ahead } = weights;
         let mut acc = [simd.splat(0.0); C];
         for (b, panel) in panel.iter().enumerate() {
             if ahead > 0 {
@@ -224,12 +313,13 @@ impl<F: Format256> Multiply for Blocks256<F> {
                 columns[c] = Super::of(&x[c], b);
             }
             let mut isum = [simd.splat_int(0); C];
+            let ready = if UNPACKED { &unpacked.as_chunks::<64>().0[b] } else { &[[0; 64]; 64] };
             for half in 0..2 {
-                let at = (&scales.scales, half);
-                group_sums::<F, S, C, 0>(simd, panel, at, &columns, &mut isum);
-                group_sums::<F, S, C, 1>(simd, panel, at, &columns, &mut isum);
-                group_sums::<F, S, C, 2>(simd, panel, at, &columns, &mut isum);
-                group_sums::<F, S, C, 3>(simd, panel, at, &columns, &mut isum);
+                let at = Half { panel, scales: &scales.scales, half, ready };
+                group_sums::<F, S, C, UNPACKED, 0>(simd, at, &columns, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 1>(simd, at, &columns, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 2>(simd, at, &columns, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 3>(simd, at, &columns, &mut isum);
             }
             let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
             let mut msum = [simd.splat_int(0); C];
@@ -286,13 +376,22 @@ impl<'a> Super<'a> {
     }
 }
 
+/// Half a super-block of 16 rows.
+#[derive(Clone, Copy)]
+struct Half<'a, P> {
+    panel: &'a P,
+    scales: &'a [[i8; LANES]; 16],
+    half: usize,
+    /// The super-block's unpacked weights, where there are such.
+    ready: &'a [[u8; 64]; 64],
+}
+
 /// Adds the scaled sums of 32 elements: part `PART` of a half of a super-block.
 #[inline(always)]
 #[expect(clippy::cast_sign_loss, reason = "a shift is 0, 1 or 2")]
-fn group_sums<F: Format256, S: Simd, const C: usize, const PART: usize>(
+fn group_sums<F: Format256, S: Simd, const C: usize, const UNPACKED: bool, const PART: usize>(
     simd: S,
-    panel: &F::Panel,
-    (scales, half): (&[[i8; LANES]; 16], usize),
+    Half { panel, scales, half, ready }: Half<'_, F::Panel>,
     x: &[Super<'_>; C],
     isum: &mut [S::I; C],
 ) {
@@ -309,7 +408,11 @@ fn group_sums<F: Format256, S: Simd, const C: usize, const PART: usize>(
             let twice = simd.double(once);
             table = [once, twice, simd.double(twice), once];
         }
-        let w = F::quad::<S, PART>(simd, panel, half, k);
+        let w = if UNPACKED {
+            simd.load_bytes(&ready[8 * group + k])
+        } else {
+            F::quad::<S, PART>(simd, panel, half, k)
+        };
         for c in 0..C {
             sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[c].quads[8 * group + k]);
         }

@@ -381,6 +381,13 @@ impl Simd for Avx2 {
         ])
     }
     #[inline(always)]
+    fn store_bytes(self, v: I, out: &mut [u8; 64]) {
+        simd!({
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), v[1]);
+        });
+    }
+    #[inline(always)]
     fn bits(self, x: I, shift: i32, mask: u8) -> I {
         simd!({
             let mask = _mm256_set1_epi8(mask.cast_signed());

@@ -358,6 +358,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         simd!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
+    fn store_bytes(self, v: I, out: &mut [u8; 64]) {
+        simd!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
+    }
+    #[inline(always)]
     fn bits(self, x: I, shift: i32, mask: u8) -> I {
         simd!({
             let count = _mm_cvtsi32_si128(shift.abs());

@@ -53,6 +53,19 @@ pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
     let _ = (at, ahead);
 }
 
+/// Asks for cache line `line` of the memory that lies `ahead` bytes behind the start of `at`.
+#[inline(always)]
+pub(crate) fn prefetch_line(at: &[u8], ahead: usize, line: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let address = at.as_ptr().cast::<i8>().wrapping_add(ahead + 64 * line);
+        // SAFETY: every x86-64 processor has the instruction, which takes any address.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, ahead, line);
+}
+
 /// Asks for part `part` of `parts` of the value that lies `ahead` bytes behind `at`, into the
 /// second level of the cache.
 #[inline(always)]
@@ -212,6 +225,8 @@ pub(crate) trait Simd: Copy + 'static {
 
     /// 64 bytes.
     fn load_bytes(self, x: &[u8; 64]) -> Self::B;
+    /// Stores 64 bytes.
+    fn store_bytes(self, v: Self::B, out: &mut [u8; 64]);
     /// (x >> `SHIFT`, or x << −`SHIFT`) & `mask` of every byte, where the mask keeps nothing that
     /// came from a neighbour.
     fn bits(self, x: Self::B, shift: i32, mask: u8) -> Self::B;

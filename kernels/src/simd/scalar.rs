@@ -215,6 +215,10 @@ impl Simd for Scalar {
         *x
     }
     #[inline(always)]
+    fn store_bytes(self, v: [u8; 64], out: &mut [u8; 64]) {
+        *out = v;
+    }
+    #[inline(always)]
     fn bits(self, x: [u8; 64], shift: i32, mask: u8) -> [u8; 64] {
         x.map(|x| (if shift < 0 { x << -shift } else { x >> shift }) & mask)
     }

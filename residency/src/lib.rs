@@ -12,5 +12,5 @@ mod table;
 pub use ledger::{Ledger, Phase, PhaseBytes, RoleBytes};
 pub use mapping::{MapError, Mapping};
 pub use memory::{KvArena, OutOfMemory, peak_resident_bytes, resident_bytes};
-pub use panels::{Origin, PanelError, PanelWriter, open_panels};
+pub use panels::{Origin, PanelError, PanelWriter, Panels, open_panels};
 pub use table::{Block, BlockId, BlockTable, RangeError};

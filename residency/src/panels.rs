@@ -88,16 +88,23 @@ fn checksum(bytes: &[u8]) -> u64 {
     })
 }
 
+/// A file of repacked weights, mapped.
+#[derive(Debug)]
+pub struct Panels {
+    /// The file.
+    pub mapping: Mapping,
+    /// Where its pieces are.
+    pub ranges: Vec<Range<usize>>,
+    /// The SHA-256 of what it was made from.
+    pub digest: [u8; 32],
+}
+
 /// Maps the file at `path`, made from the state `stamp` of its source, with pieces of these
-/// lengths; returns their places and the source's digest.
+/// lengths.
 ///
 /// # Errors
 /// [`PanelError`]: whatever it is, the file is to be made anew.
-pub fn open_panels(
-    path: &Path,
-    stamp: &[u8; 32],
-    lengths: &[u64],
-) -> Result<(Mapping, Vec<Range<usize>>, [u8; 32]), PanelError> {
+pub fn open_panels(path: &Path, stamp: &[u8; 32], lengths: &[u64]) -> Result<Panels, PanelError> {
     let unsound = |what| PanelError::Unsound { path: path.to_owned(), what };
     let mapping = Mapping::open(path)?;
     let bytes = mapping.bytes();
@@ -122,7 +129,7 @@ pub fn open_panels(
     }
     let place = |at: u64| usize::try_from(at).expect("within a mapping");
     let ranges = ranges.iter().map(|range| place(range.start)..place(range.end)).collect();
-    Ok((mapping, ranges, digest))
+    Ok(Panels { mapping, ranges, digest })
 }
 
 /// A file of repacked weights that is being written. Dropped before [`PanelWriter::finish`] it
@@ -282,7 +289,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("deeper").join("x.panels");
         write(&path);
-        let (mapping, ranges, digest) = open_panels(&path, &ORIGIN.stamp, &LENGTHS).expect("sound");
+        let Panels { mapping, ranges, digest } =
+            open_panels(&path, &ORIGIN.stamp, &LENGTHS).expect("sound");
         assert_eq!(digest, ORIGIN.digest);
         for ((i, range), length) in ranges.into_iter().enumerate().zip(LENGTHS) {
             assert!(range.start % 4096 == 0 && range.len() as u64 == length);

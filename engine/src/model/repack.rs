@@ -5,7 +5,7 @@ use crate::gguf::Gguf;
 use aios_contract::TensorName;
 use aios_kernels::{Matrix, PANEL_ROWS, Pool, pack, packed_bytes};
 use aios_residency::{
-    BlockId, BlockTable, MapError, Mapping, Origin, PanelError, PanelWriter, open_panels,
+    BlockId, BlockTable, MapError, Mapping, Origin, PanelError, PanelWriter, Panels, open_panels,
 };
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -84,7 +84,7 @@ pub(super) fn repack(
             (open_panels(&path, &stamp, &lengths)?, true)
         }
     };
-    let (mapping, ranges, source_sha256) = opened;
+    let Panels { mapping, ranges, digest: source_sha256 } = opened;
     let bytes = mapping.bytes().len() as u64;
     let number = model.blocks.add_mapping(mapping);
     let mut placed: Vec<(BlockId, BlockId)> = Vec::with_capacity(pieces.len());

@@ -62,8 +62,8 @@ pub(crate) struct Panel {
 pub(super) fn panel_scales(packed: &[[u8; 16]; 12]) -> Scales {
     let mut out = Scales::ZERO;
     for g in 0..4 {
-        for r in 0..16 {
-            let (a, b, c) = (packed[g][r], packed[g + 4][r], packed[g + 8][r]);
+        let rows = packed[g].iter().zip(&packed[g + 4]).zip(&packed[g + 8]);
+        for (r, ((&a, &b), &c)) in rows.enumerate() {
             out.scales[g][r] = (a & 63).cast_signed();
             out.mins[g][r] = (b & 63).cast_signed();
             out.scales[g + 4][r] = ((c & 15) | ((a >> 6) << 4)).cast_signed();
@@ -105,7 +105,7 @@ impl Format256 for Q4K {
     #[inline(always)]
     fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
         let v = simd.load_bytes(&panel.qs[16 * half + 8 * (PART / 2) + k]);
-        simd.bits(v, if PART % 2 == 0 { 0 } else { 4 }, 15)
+        simd.bits(v, if PART.is_multiple_of(2) { 0 } else { 4 }, 15)
     }
     #[inline(always)]
     fn scales(panel: &Panel) -> Scales {

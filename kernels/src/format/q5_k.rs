@@ -74,7 +74,7 @@ impl Format256 for Q5K {
     #[inline(always)]
     fn quad<S: Simd, const PART: usize>(simd: S, panel: &Panel, half: usize, k: usize) -> S::B {
         let v = simd.load_bytes(&panel.qs[16 * half + 8 * (PART / 2) + k]);
-        let low = simd.bits(v, if PART % 2 == 0 { 0 } else { 4 }, 15);
+        let low = simd.bits(v, if PART.is_multiple_of(2) { 0 } else { 4 }, 15);
         let high = simd.upper_half(simd.load_bytes(&panel.qh[k]), half);
         simd.or(low, simd.bits(high, bit_to_4(PART), 16))
     }

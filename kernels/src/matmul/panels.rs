@@ -205,8 +205,8 @@ impl<F: Format32> Multiply for Blocks32<F> {
     fn unpack<S: Simd>(simd: S, panel: &[F::Panel], out: &mut [[u8; 64]]) {
         let (blocks, _) = out.as_chunks_mut::<8>();
         for (panel, out) in panel.iter().zip(blocks) {
-            for k in 0..8 {
-                simd.store_bytes(F::quad(simd, panel, k), &mut out[k]);
+            for (k, out) in out.iter_mut().enumerate() {
+                simd.store_bytes(F::quad(simd, panel, k), out);
             }
         }
     }

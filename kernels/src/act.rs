@@ -275,7 +275,8 @@ fn quantize32<S: Simd>(simd: S, x: &[f32; 32], q: &mut [i8; 32]) -> f32 {
 }
 
 /// Quantises a super-block and returns its scale, the largest magnitude over 508. Each 32
-/// elements have steps of the scale times 1, 2 or 4, whatever reaches their largest magnitude.
+/// elements have steps of the scale times 1, 2 or 4, whatever reaches their largest magnitude;
+/// those that are below a sixteenth of the block's have the steps of the largest.
 #[inline(always)]
 fn quantize256<S: Simd>(simd: S, x: &[f32; 256], q: &mut [i8; 256], shifts: &mut [i32; 8]) -> f32 {
     let (groups, _) = x.as_chunks::<GROUP>();
@@ -296,7 +297,7 @@ fn quantize256<S: Simd>(simd: S, x: &[f32; 256], q: &mut [i8; 256], shifts: &mut
     for (((x, q), top), shift) in groups.iter().zip(q).zip(tops).zip(shifts) {
         let factor;
         (*shift, factor) = match top {
-            top if top > 0.5 * a => (2, 0.25),
+            top if top > 0.5 * a || top < 0.0625 * a => (2, 0.25),
             top if top > 0.25 * a => (1, 0.5),
             _ => (0, 1.0),
         };

@@ -298,6 +298,23 @@ impl BlockCall<'_> {
     }
 }
 
+/// Calls `queries` for as many queries as there are. Many tokens find keys and values in the cache
+/// of the processor, and asking for them costs time.
+macro_rules! for_queries {
+    ($self:ident, $simd:ident) => {
+        match ($self.0.call.fetch, $self.0.count) {
+            (true, 1) => $self.queries::<S, 1, true>($simd),
+            (true, 2) => $self.queries::<S, 2, true>($simd),
+            (true, 3) => $self.queries::<S, 3, true>($simd),
+            (true, _) => $self.queries::<S, QUERIES, true>($simd),
+            (false, 1) => $self.queries::<S, 1, false>($simd),
+            (false, 2) => $self.queries::<S, 2, false>($simd),
+            (false, 3) => $self.queries::<S, 3, false>($simd),
+            (false, _) => $self.queries::<S, QUERIES, false>($simd),
+        }
+    };
+}
+
 struct ScoresCall<'a, 'b> {
     call: BlockCall<'a>,
     /// The block's keys, 16 positions a page.
@@ -323,17 +340,7 @@ impl<K: KvFormat> Op for Scores<'_, '_, K> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        // Many tokens find keys and values in the cache of the processor, and asking costs time.
-        match (self.0.call.fetch, self.0.count) {
-            (true, 1) => self.queries::<S, 1, true>(simd),
-            (true, 2) => self.queries::<S, 2, true>(simd),
-            (true, 3) => self.queries::<S, 3, true>(simd),
-            (true, _) => self.queries::<S, QUERIES, true>(simd),
-            (false, 1) => self.queries::<S, 1, false>(simd),
-            (false, 2) => self.queries::<S, 2, false>(simd),
-            (false, 3) => self.queries::<S, 3, false>(simd),
-            (false, _) => self.queries::<S, QUERIES, false>(simd),
-        }
+        for_queries!(self, simd);
     }
 }
 
@@ -465,17 +472,7 @@ impl<V: KvFormat> Op for Values<'_, '_, V> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        // Many tokens find keys and values in the cache of the processor, and asking costs time.
-        match (self.0.call.fetch, self.0.count) {
-            (true, 1) => self.queries::<S, 1, true>(simd),
-            (true, 2) => self.queries::<S, 2, true>(simd),
-            (true, 3) => self.queries::<S, 3, true>(simd),
-            (true, _) => self.queries::<S, QUERIES, true>(simd),
-            (false, 1) => self.queries::<S, 1, false>(simd),
-            (false, 2) => self.queries::<S, 2, false>(simd),
-            (false, 3) => self.queries::<S, 3, false>(simd),
-            (false, _) => self.queries::<S, QUERIES, false>(simd),
-        }
+        for_queries!(self, simd);
     }
 }
 

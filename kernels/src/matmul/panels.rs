@@ -15,7 +15,7 @@ use super::Piece;
 use crate::act::{QuantRow, QuantRows};
 use crate::format::{self, Format32, Format256};
 use crate::panel::PANEL_ROWS;
-use crate::simd::{F32s, LANES, Simd, prefetch_part};
+use crate::simd::{F32s, LANES, Simd, prefetch_second};
 
 /// Weight bytes that pass over a group of columns before the next group comes, for few columns
 /// and for many.
@@ -223,7 +223,7 @@ impl<F: Format32> Multiply for Blocks32<F> {
         let mut acc = [simd.splat(0.0); C];
         for (b, panel) in panel.iter().enumerate() {
             if ahead > 0 {
-                prefetch_part(panel, ahead, 0, 1);
+                prefetch_second(panel, ahead);
             }
             let d = half(simd, F::scales(panel));
             let mut sums = [simd.start(0); C];
@@ -305,7 +305,7 @@ impl<F: Format256> Multiply for Blocks256<F> {
         let mut acc = [simd.splat(0.0); C];
         for (b, panel) in panel.iter().enumerate() {
             if ahead > 0 {
-                prefetch_part(panel, ahead, 0, 1);
+                prefetch_second(panel, ahead);
             }
             let scales = F::scales(panel);
             let mut columns = [Super::EMPTY; C];

@@ -66,23 +66,17 @@ pub(crate) fn prefetch_line(at: &[u8], ahead: usize, line: usize) {
     let _ = (at, ahead, line);
 }
 
-/// Asks for part `part` of `parts` of the value that lies `ahead` bytes behind `at`, into the
-/// second level of the cache.
+/// As [`prefetch`], into the second level of the cache only.
 #[inline(always)]
-pub(crate) fn prefetch_part<T>(at: &T, ahead: usize, part: usize, parts: usize) {
+pub(crate) fn prefetch_second<T>(at: &T, ahead: usize) {
     #[cfg(target_arch = "x86_64")]
-    {
-        let lines = size_of::<T>().div_ceil(64);
-        for line in part * lines / parts..(part + 1) * lines / parts {
-            let address = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead + 64 * line);
-            // SAFETY: every x86-64 processor has the instruction, which takes any address.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address);
-            }
-        }
+    for line in (0..size_of::<T>()).step_by(64) {
+        let address = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead + line);
+        // SAFETY: every x86-64 processor has the instruction, which takes any address.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, ahead, part, parts);
+    let _ = (at, ahead);
 }
 
 /// The operations of one instruction set.

@@ -155,6 +155,7 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
         path: path.to_owned(),
         metadata,
         tensors: headers.iter().flat_map(|header| header.tensors.iter().cloned()).collect(),
+        header_bytes: headers.iter().map(|header| header.data_start).collect(),
         config,
         blocks: loader.blocks,
         weights,

@@ -24,6 +24,8 @@ pub struct Model {
     tensors: Vec<TensorInfo>,
     config: ModelConfig,
     blocks: BlockTable,
+    /// Bytes before the tensor data of each part.
+    header_bytes: Vec<u64>,
     weights: Weights,
     ropes: Ropes,
     /// Rope factors beyond the training context (LongRoPE), if the file has them.

@@ -1,7 +1,6 @@
 //! Weights repacked into panels, kept in a file of their own beside a digest of their source.
 
 use super::{Model, Tensor};
-use crate::gguf::Gguf;
 use aios_contract::TensorName;
 use aios_kernels::{Matrix, PANEL_ROWS, Pool, pack, packed_bytes};
 use aios_residency::{
@@ -72,7 +71,8 @@ pub(super) fn repack(
         let path = path.to_owned();
         |source| RepackError::Write { path, source }
     };
-    let (name, stamp) = identify(model.blocks.mappings()).map_err(write(model.path()))?;
+    let (name, stamp) =
+        identify(model.blocks.mappings(), &model.header_bytes).map_err(write(model.path()))?;
     let path = folder.join(name);
     let (opened, made) = match open_panels(&path, &stamp, &lengths) {
         Ok(opened) => (opened, false),
@@ -114,12 +114,10 @@ fn pieces(model: &mut Model) -> Vec<Piece> {
 
 /// The file's name, which depends on the headers alone, and the stamp, which also depends on the
 /// state of the files on the disk.
-fn identify(parts: &[Mapping]) -> io::Result<(String, [u8; 32])> {
+fn identify(parts: &[Mapping], header_bytes: &[u64]) -> io::Result<(String, [u8; 32])> {
     let mut headers = Sha256::new();
     let mut stamp = Sha256::new();
-    for part in parts {
-        // A mapping of a model has been parsed before.
-        let end = Gguf::parse(part.bytes()).map_or(0, |header| header.data_start);
+    for (part, &end) in parts.iter().zip(header_bytes) {
         let end = usize::try_from(end).unwrap_or(usize::MAX).min(part.bytes().len());
         headers.update(&part.bytes()[..end]);
         headers.update((part.bytes().len() as u64).to_le_bytes());

@@ -50,7 +50,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let prompt = prompt_of(&args.generate)?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = args.weights.load(&path, &interrupt)?;
+    let model = args.weights.load(&path, false, &interrupt)?;
     let options = args.context.options(&args.threads, model.config().context);
     let session = Session::new(model, options)?;
     let settings = args.sampling.settings(args.generate.max_tokens());

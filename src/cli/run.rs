@@ -57,7 +57,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         }
     };
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = args.weights.load(&path, &interrupt)?;
+    let model = args.weights.load(&path, false, &interrupt)?;
     let options = args.context.options(&args.threads, model.config().context);
     let mut session = Session::new(model.clone(), options)?;
     let settings = args.sampling.settings(args.generate.max_tokens());

@@ -25,15 +25,22 @@ pub struct WeightArgs {
 
 impl WeightArgs {
     /// Loads the model in the file at `path`. Repacked weights are made on the first use of a
-    /// model, which is said on stderr; where they cannot be made, the model runs without them.
+    /// model, which is said on stderr; where they cannot be made, the model runs without them. A
+    /// run that is `exact` has no use for them.
     ///
     /// # Errors
     /// Those of loading, and [`Interrupted`].
-    pub fn load(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<Arc<Model>> {
+    pub fn load(
+        &self,
+        path: &Path,
+        exact: bool,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Arc<Model>> {
         // What cannot be looked at is for loading to complain about.
         let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
         let folder = cache_folder().map(|folder| folder.join("panels"));
-        let Some(folder) = folder.filter(|_| !self.no_repack && bytes >= WORTH_BYTES) else {
+        let Some(folder) = folder.filter(|_| !self.no_repack && !exact && bytes >= WORTH_BYTES)
+        else {
             return Ok(Model::load(path)?);
         };
         let terminal = Terminal::new();
@@ -58,21 +65,6 @@ impl WeightArgs {
             )),
         }
         Ok(model)
-    }
-}
-
-impl WeightArgs {
-    /// As [`WeightArgs::load`]; a run that is `exact` has no use for repacked weights.
-    ///
-    /// # Errors
-    /// As [`WeightArgs::load`].
-    pub fn load_for(
-        &self,
-        path: &Path,
-        exact: bool,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Arc<Model>> {
-        Self { no_repack: self.no_repack || exact }.load(path, interrupt)
     }
 }
 

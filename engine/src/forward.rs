@@ -2,6 +2,7 @@
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
+use crate::meter::{Meter, Observer};
 use crate::model::{Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor};
 use crate::rope::{Rope, RopeTable};
 use aios_contract::{BlockLayout, ModelConfig};
@@ -74,7 +75,7 @@ pub struct Executor {
     context: Context,
     cache: KvCache,
     state: State,
-    ledger: Ledger,
+    meter: Meter,
     len: usize,
 }
 
@@ -128,7 +129,7 @@ impl Context {
     /// \[n\]\[len\]. The input is quantised once for each kind of scale that the weights need.
     fn project<const N: usize>(
         &mut self,
-        (blocks, ledger): (&BlockTable, &mut Ledger),
+        (blocks, meter): (&BlockTable, &mut Meter),
         x: &[f32],
         len: usize,
         mut list: [Entry<'_>; N],
@@ -152,10 +153,15 @@ impl Context {
             exact: self.exact,
         };
         let exact = self.exact;
+        meter.read(x);
         let mut products = list.each_mut().map(|Entry { tensor, bias, out }| {
-            let bias_bytes = bias.map_or(0, size_of_val);
-            ledger.read(blocks.block(tensor.id).name, tensor.bytes() + bias_bytes);
-            Product { weights: tensor.factor(blocks, exact), out }
+            let (name, weights) = (blocks.block(tensor.id).name, tensor.factor(blocks, exact));
+            meter.weights(name, tensor.bytes(), weights.bytes());
+            if let Some(bias) = bias {
+                meter.weights(name, size_of_val(*bias), bias);
+            }
+            meter.wrote(out);
+            Product { weights, out }
         });
         matmul(self.isa, &pool, input, &mut products);
         for Entry { bias, out, .. } in list {
@@ -222,10 +228,10 @@ impl Executor {
         let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
         let scratch =
             AttentionScratch::with_capacity(config.attention.heads, cache.shape().capacity);
-        let ledger = Ledger::new(config.layers);
+        let meter = Meter::new(config.layers);
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
-        Ok(Self { model, options, context, cache, state, ledger, len: 0 })
+        Ok(Self { model, options, context, cache, state, meter, len: 0 })
     }
 
     /// The model.
@@ -260,12 +266,17 @@ impl Executor {
 
     /// The counts of bytes read.
     pub const fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.meter.ledger
     }
 
     /// Sets the counts back to zero.
     pub fn reset_ledger(&mut self) {
-        self.ledger.reset();
+        self.meter.ledger.reset();
+    }
+
+    /// Lets `observer` see the passes that follow; returns the one before.
+    pub fn observe(&mut self, observer: Option<Box<dyn Observer>>) -> Option<Box<dyn Observer>> {
+        std::mem::replace(&mut self.meter.observer, observer)
     }
 
     /// Forgets the positions from `len` on.
@@ -318,7 +329,7 @@ impl Executor {
         let model = Arc::clone(&self.model);
         let (n, start) = (tokens.len(), self.len);
         self.context.single = n == 1;
-        self.ledger.start_pass(phase, n);
+        self.meter.start_pass(phase, n);
         self.resize(n);
         self.embed(&model, tokens);
         let ropes = model.ropes(self.cache.context());
@@ -363,7 +374,11 @@ impl Executor {
         let matrix = tensor.matrix(model.blocks());
         for (token, x) in tokens.iter().zip(self.state.x.chunks_exact_mut(config.d_model)) {
             let row = matrix.row_range(*token as usize, 1);
-            self.ledger.read(model.blocks().block(tensor.id).name, row.bytes().len());
+            self.meter.weights(
+                model.blocks().block(tensor.id).name,
+                row.bytes().len(),
+                row.bytes(),
+            );
             dequantize(self.context.isa, row.dtype(), row.bytes(), x)
                 .expect("a row of a checked matrix has the bytes of its elements");
         }
@@ -394,20 +409,20 @@ impl Executor {
         if config.block == BlockLayout::Parallel {
             add(isa, &mut self.state.x, &self.state.branch);
         }
-        self.feed_forward(model, &layer.ffn);
+        self.feed_forward(model, index, &layer.ffn);
         post(&layer.ffn.post_norm, &mut self.state.branch);
         add(isa, &mut self.state.x, &self.state.branch);
     }
 
     /// branch = o · attention(q, k, v) of the normed stream.
     fn attention(&mut self, model: &Model, index: usize, layer: &Layer, start: usize) {
-        let Self { context, state, cache, ledger, .. } = self;
+        let Self { context, state, cache, meter, .. } = self;
         let State { normed, branch, q, k, v, attended, scratch, .. } = state;
         let (config, blocks) = (model.config(), model.blocks());
         let attention = &config.attention;
         let (isa, pool) = (context.isa, context.pool());
         let qkv = [layer.q.entry(q), layer.k.entry(k), layer.v.entry(v)];
-        context.project((blocks, ledger), normed, config.d_model, qkv);
+        context.project((blocks, meter), normed, config.d_model, qkv);
         for (norm, heads) in [(&layer.q_norm, &mut *q), (&layer.k_norm, &mut *k)] {
             if let Some(norm) = norm {
                 norm_in_place(isa, &pool, norm.with(config.norm), heads);
@@ -429,14 +444,16 @@ impl Executor {
             window: window.map(|window| window.size),
         };
         attend(isa, &pool, params, cache.layer(index), start, q, attended, scratch);
-        count_cache(ledger, cache, start, k.len() / config.k_len(), params.window);
+        let end = start + k.len() / config.k_len();
+        let first = params.window.map_or(0, |window| (start + 1).saturating_sub(window));
+        meter.cache(index, cache.layer(index), start..end, first..end);
         let len = attention.heads * attention.value_len;
-        context.project((blocks, ledger), attended, len, [layer.o.entry(branch)]);
+        context.project((blocks, meter), attended, len, [layer.o.entry(branch)]);
     }
 
     /// branch = down · act(gate · x) ⊙ (up · x) of the normed stream, or down · act(up · x).
-    fn feed_forward(&mut self, model: &Model, ffn: &Ffn) {
-        let Self { context, state, ledger, .. } = self;
+    fn feed_forward(&mut self, model: &Model, index: usize, ffn: &Ffn) {
+        let Self { context, state, meter, .. } = self;
         let State { normed, branch, gate, up, .. } = state;
         let (config, blocks) = (model.config(), model.blocks());
         let (isa, pool) = (context.isa, context.pool());
@@ -444,16 +461,18 @@ impl Executor {
         match &ffn.input {
             FfnInput::Gated { gate: gate_weights, up: up_weights } => {
                 let both = [gate_weights.entry(gate), up_weights.entry(up)];
-                context.project((blocks, ledger), normed, config.d_model, both);
+                context.project((blocks, meter), normed, config.d_model, both);
                 activate(isa, &pool, function, Some(gate), len, up);
+                meter.feed_forward(index, len, Some(gate), up);
             }
             FfnInput::Plain { up: up_weights } => {
                 let one = [up_weights.entry(up)];
-                context.project((blocks, ledger), normed, config.d_model, one);
+                context.project((blocks, meter), normed, config.d_model, one);
                 activate(isa, &pool, function, None, len, up);
+                meter.feed_forward(index, len, None, up);
             }
         }
-        context.project((blocks, ledger), up, len, [ffn.down.entry(branch)]);
+        context.project((blocks, meter), up, len, [ffn.down.entry(branch)]);
     }
 
     /// Final norm, head and soft cap for the given rows of the pass, a few at a time.
@@ -464,7 +483,7 @@ impl Executor {
         rows: std::ops::Range<usize>,
         sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
-        let Self { context, state, ledger, .. } = self;
+        let Self { context, state, meter, .. } = self;
         let (config, weights) = (model.config(), model.weights());
         let (isa, pool) = (context.isa, context.pool());
         let d = config.d_model;
@@ -475,7 +494,7 @@ impl Executor {
             norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
             state.logits.resize(count * config.vocab, 0.0);
             let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
-            context.project((model.blocks(), ledger), normed, d, head);
+            context.project((model.blocks(), meter), normed, d, head);
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
             }
@@ -502,21 +521,6 @@ fn rotate_rows(
     for (i, x) in x.chunks_exact_mut(row).enumerate() {
         rotate(isa, table.rotation(rope, i), config.attention.key_len, x);
     }
-}
-
-/// Counts what a layer's attention reads of the cache and writes to it: a pass reads each
-/// visible position once, however many of its tokens see it.
-fn count_cache(
-    ledger: &mut Ledger,
-    cache: &KvCache,
-    start: usize,
-    n: usize,
-    window: Option<usize>,
-) {
-    let shape = cache.shape();
-    let first = window.map_or(0, |window| (start + 1).saturating_sub(window));
-    let written = n * (shape.key_bytes() + shape.value_bytes()) / shape.capacity;
-    ledger.kv(shape.bytes_read(start + n - first), written);
 }
 
 /// The longest row that is quantised.

@@ -14,11 +14,15 @@ pub enum Phase {
     Prefill,
     /// Generating, a token a pass.
     Decode,
+    /// Proposing tokens with a smaller model.
+    Draft,
+    /// Checking proposed tokens, several a pass.
+    Verify,
 }
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Self; 2] = [Self::Prefill, Self::Decode];
+    pub const ALL: [Self; 4] = [Self::Prefill, Self::Decode, Self::Draft, Self::Verify];
 }
 
 /// The counts of one phase.
@@ -79,20 +83,20 @@ impl PhaseBytes {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     phase: Phase,
-    counts: [Counts; 2],
+    counts: [Counts; Phase::ALL.len()],
 }
 
 impl Ledger {
     /// All zero, for a model of `layers` layers.
     pub fn new(layers: usize) -> Self {
-        let counts = || Counts {
+        let counts = |_| Counts {
             weights: vec![[0; ROLES]; layers + 1],
             kv_read: 0,
             kv_written: 0,
             tokens: 0,
             passes: 0,
         };
-        Self { phase: Phase::Prefill, counts: [counts(), counts()] }
+        Self { phase: Phase::Prefill, counts: Phase::ALL.map(counts) }
     }
 
     /// Back to zero.

@@ -8,9 +8,11 @@ mod mapping;
 mod memory;
 mod panels;
 mod table;
+mod trace;
 
 pub use ledger::{Ledger, Phase, PhaseBytes, RoleBytes};
 pub use mapping::{MapError, Mapping};
 pub use memory::{KvArena, OutOfMemory, peak_resident_bytes, resident_bytes};
 pub use panels::{Origin, PanelError, PanelWriter, Panels, open_panels};
 pub use table::{Block, BlockId, BlockTable, RangeError};
+pub use trace::{Access, Data};

@@ -10,6 +10,7 @@ use crate::simd::{F32s, LANES, Simd, bf16_bits, padded};
 use bytemuck::Pod;
 use half::f16;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::BLOCK;
 
@@ -115,12 +116,6 @@ impl CacheShape {
     pub fn value_bytes(&self) -> usize {
         self.kv_heads * self.capacity * self.value_row_bytes()
     }
-
-    /// Bytes that a query at `position` reads, with that many positions visible.
-    pub fn bytes_read(&self, visible: usize) -> usize {
-        let pages = visible.div_ceil(LANES) * self.key_page_bytes();
-        self.kv_heads * (pages + visible * self.value_row_bytes())
-    }
 }
 
 /// One layer's cache.
@@ -135,6 +130,16 @@ pub struct KvLayer<'a> {
 }
 
 impl<'a> KvLayer<'a> {
+    /// Keys and values of a head at `positions`, keys in whole pages.
+    pub fn at(&self, head: usize, positions: Range<usize>) -> [&'a [u8]; 2] {
+        let (page, row) = (self.shape.key_page_bytes(), self.shape.value_row_bytes());
+        let first = head * self.shape.capacity;
+        let pages = (first + positions.start) / LANES..(first + positions.end).div_ceil(LANES);
+        let keys = &self.keys[pages.start * page..pages.end * page];
+        let rows = first + positions.start..first + positions.end;
+        [keys, &self.values[rows.start * row..rows.end * row]]
+    }
+
     /// The keys of block `block` of a head.
     pub(super) fn key_pages(&self, head: usize, block: usize) -> &'a [u8] {
         let block_bytes = BLOCK / LANES * self.shape.key_page_bytes();

@@ -1,0 +1,122 @@
+//! What the executor tells of its work while it runs: the ledger counts always, and an observer,
+//! where there is one, sees every access and what the feed-forward parts compute.
+
+use aios_contract::TensorName;
+use aios_kernels::KvLayer;
+use aios_residency::{Access, Data, Ledger, Phase};
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// Sees what an executor does. It is called on the thread that runs the pass, between kernels.
+pub trait Observer: Debug + Send {
+    /// A pass of `tokens` tokens begins.
+    fn pass(&mut self, phase: Phase, tokens: usize) {
+        let _ = (phase, tokens);
+    }
+
+    /// Memory is read or written.
+    fn access(&mut self, access: Access) {
+        let _ = access;
+    }
+
+    /// What a layer's down projection is about to read, act(gate · x) ⊙ (up · x) for each token.
+    /// What is changed of it, the pass goes on with.
+    fn feed_forward(&mut self, inner: Inner<'_>) {
+        let _ = inner;
+    }
+}
+
+/// Inner activations of a layer's feed-forward part for the n tokens of a pass.
+#[derive(Debug)]
+pub struct Inner<'a> {
+    /// The layer.
+    pub layer: usize,
+    /// Neurons: elements of a row.
+    pub len: usize,
+    /// gate · x before its activation, \[n\]\[len\]; `None` where there is no gate.
+    pub gate: Option<&'a [f32]>,
+    /// What goes into the down projection, \[n\]\[len\].
+    pub rows: &'a mut [f32],
+}
+
+/// The ledger and the observer of an executor.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub ledger: Ledger,
+    pub observer: Option<Box<dyn Observer>>,
+}
+
+impl Meter {
+    pub(crate) fn new(layers: usize) -> Self {
+        Self { ledger: Ledger::new(layers), observer: None }
+    }
+
+    pub(crate) fn start_pass(&mut self, phase: Phase, tokens: usize) {
+        self.ledger.start_pass(phase, tokens);
+        if let Some(observer) = &mut self.observer {
+            observer.pass(phase, tokens);
+        }
+    }
+
+    fn observe(&mut self, access: impl FnOnce() -> Access) {
+        if let Some(observer) = &mut self.observer {
+            observer.access(access());
+        }
+    }
+
+    /// A tensor, or a part of one, is read: `bytes` of it, which lie in `memory`. In panels that is
+    /// a little more, the rows that fill up the last.
+    pub(crate) fn weights<T>(&mut self, name: TensorName, bytes: usize, memory: &[T]) {
+        self.ledger.read(name, bytes);
+        self.observe(|| Access::read(Data::Weights(name), memory));
+    }
+
+    /// Vectors between the layers' parts are read; they are not counted.
+    pub(crate) fn read(&mut self, memory: &[f32]) {
+        self.observe(|| Access::read(Data::Activations, memory));
+    }
+
+    /// Vectors between the layers' parts are written; they are not counted.
+    pub(crate) fn wrote(&mut self, memory: &[f32]) {
+        self.observe(|| Access::write(Data::Activations, memory));
+    }
+
+    /// Attention of `layer` has written the positions `new` to its cache and reads those of
+    /// `visible`. A pass reads each once, however many of its tokens see it.
+    pub(crate) fn cache(
+        &mut self,
+        layer: usize,
+        cache: KvLayer<'_>,
+        new: Range<usize>,
+        visible: Range<usize>,
+    ) {
+        let shape = cache.shape;
+        let written = new.len() * (shape.key_bytes() + shape.value_bytes()) / shape.capacity;
+        let number = u32::try_from(layer).unwrap_or(u32::MAX);
+        let mut read = 0;
+        for head in 0..shape.kv_heads {
+            let [keys, values] = cache.at(head, new.clone());
+            self.observe(|| Access::write(Data::Keys(number), keys));
+            self.observe(|| Access::write(Data::Values(number), values));
+        }
+        for head in 0..shape.kv_heads {
+            let [keys, values] = cache.at(head, visible.clone());
+            read += keys.len() + values.len();
+            self.observe(|| Access::read(Data::Keys(number), keys));
+            self.observe(|| Access::read(Data::Values(number), values));
+        }
+        self.ledger.kv(read, written);
+    }
+
+    pub(crate) fn feed_forward(
+        &mut self,
+        layer: usize,
+        len: usize,
+        gate: Option<&[f32]>,
+        rows: &mut [f32],
+    ) {
+        if let Some(observer) = &mut self.observer {
+            observer.feed_forward(Inner { layer, len, gate, rows });
+        }
+    }
+}

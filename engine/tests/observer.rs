@@ -1,0 +1,100 @@
+//! What an observer sees is what the ledger counts, and seeing changes nothing.
+
+use aios_engine::{Executor, ExecutorOptions, Inner, Model, Observer, Want};
+use aios_residency::{Access, Data, Phase};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// Keeps what it sees; sets inner activations below `threshold` to zero.
+#[derive(Debug)]
+struct Recorder {
+    seen: Arc<Mutex<Seen>>,
+    threshold: f32,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    passes: Vec<(Phase, usize)>,
+    accesses: Vec<Access>,
+    layers: Vec<usize>,
+}
+
+impl Observer for Recorder {
+    fn pass(&mut self, phase: Phase, tokens: usize) {
+        self.seen.lock().expect("no panic before").passes.push((phase, tokens));
+    }
+
+    fn access(&mut self, access: Access) {
+        self.seen.lock().expect("no panic before").accesses.push(access);
+    }
+
+    fn feed_forward(&mut self, inner: Inner<'_>) {
+        assert_eq!(inner.gate.map_or(inner.rows.len(), <[f32]>::len), inner.rows.len());
+        assert!(inner.rows.len().is_multiple_of(inner.len));
+        self.seen.lock().expect("no panic before").layers.push(inner.layer);
+        for x in inner.rows.iter_mut().filter(|x| x.abs() < self.threshold) {
+            *x = 0.0;
+        }
+    }
+}
+
+fn executor(model: &str) -> Executor {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
+    let model = Model::load(&models.join(model)).expect("a micro model");
+    Executor::new(model, ExecutorOptions::new(100)).expect("an executor")
+}
+
+/// The last logits of 70 tokens in two passes.
+fn run(executor: &mut Executor) -> Vec<f32> {
+    let mut last = Vec::new();
+    let tokens: Vec<u32> = (0..70).collect();
+    for (tokens, phase) in [(&tokens[..66], Phase::Prefill), (&tokens[66..], Phase::Verify)] {
+        let mut keep = |_, logits: &[f32]| {
+            last = logits.to_vec();
+            Ok(())
+        };
+        executor.forward(tokens, phase, Want::Last, &mut keep).expect("a pass");
+    }
+    last
+}
+
+#[test]
+fn an_observer_sees_what_the_ledger_counts() {
+    for name in ["micro-llama-q4km.gguf", "micro-gemma3-q4km.gguf", "micro-falcon-q4km.gguf"] {
+        let mut executor = executor(name);
+        let plain = run(&mut executor);
+        executor.truncate(0);
+        executor.reset_ledger();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let recorder = Recorder { seen: Arc::clone(&seen), threshold: 0.0 };
+        executor.observe(Some(Box::new(recorder)));
+        assert_eq!(run(&mut executor), plain, "{name}: observing changes nothing");
+        let seen = seen.lock().expect("no panic before");
+        assert_eq!(seen.passes, [(Phase::Prefill, 66), (Phase::Verify, 4)]);
+        let layers = executor.model().config().layers;
+        assert_eq!(seen.layers, (0..layers).chain(0..layers).collect::<Vec<_>>());
+        let sum = |wanted: &dyn Fn(&Access) -> bool| -> u64 {
+            seen.accesses.iter().filter(|access| wanted(access)).map(|a| a.bytes as u64).sum()
+        };
+        let ledger = [Phase::Prefill, Phase::Verify].map(|phase| executor.ledger().phase(phase));
+        let weights = sum(&|access| matches!(access.data, Data::Weights(_)));
+        assert_eq!(weights, ledger.iter().map(|phase| phase.weights).sum::<u64>(), "{name}");
+        let cache = |access: &Access| matches!(access.data, Data::Keys(_) | Data::Values(_));
+        let read = sum(&|access| cache(access) && !access.write);
+        assert_eq!(read, ledger.iter().map(|phase| phase.kv_read).sum::<u64>(), "{name}");
+        assert!(sum(&|access| cache(access) && access.write) > 0);
+    }
+}
+
+#[test]
+fn what_an_observer_changes_the_pass_goes_on_with() {
+    let mut executor = executor("micro-llama-q4km.gguf");
+    let plain = run(&mut executor);
+    executor.truncate(0);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    executor.observe(Some(Box::new(Recorder { seen, threshold: 0.05 })));
+    assert_ne!(run(&mut executor), plain);
+    executor.truncate(0);
+    assert!(executor.observe(None).is_some());
+    assert_eq!(run(&mut executor), plain);
+}

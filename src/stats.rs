@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use aios_engine::SpecStats;
+use aios_residency::PhaseBytes;
 use serde::Serialize;
 
 /// Why an answer ended.
@@ -21,7 +23,7 @@ pub enum StopReason {
 }
 
 /// The cost of one answer, or of several in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
     /// Tokens of the rendered prompt.
     pub prompt_tokens: u64,
@@ -35,6 +37,12 @@ pub struct Stats {
     pub decode_ms: f64,
     /// Bytes that the executor has read for each generated token, counted by the engine's ledger.
     pub bytes_per_token: Option<f64>,
+    /// The same in 10⁶ bytes, and how it was found out.
+    pub mb_per_token: Option<MegabytesPerToken>,
+    /// Bytes read and written by phase, and by role.
+    pub bytes: Vec<PhaseBytes>,
+    /// What was drafted; `None` if nothing was to be.
+    pub spec_decode: Option<SpecDecode>,
     /// Why the (last) answer ended.
     pub stop_reason: StopReason,
     /// The seed of the (last) answer's random choices.
@@ -43,7 +51,63 @@ pub struct Stats {
     pub peak_resident_bytes: Option<u64>,
 }
 
+/// MB/token and its source.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct MegabytesPerToken {
+    /// 10⁶ bytes for each generated token.
+    pub value: f64,
+    /// How it was found out.
+    pub source: Source,
+}
+
+/// How a figure was found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// By the engine's ledger.
+    Counted,
+}
+
+/// What was drafted, and what it came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SpecDecode {
+    /// The option that asked for it.
+    pub mode: &'static str,
+    /// The share of drafted tokens that the model took.
+    pub accept_rate: Option<f64>,
+    /// Tokens that a pass gave.
+    pub tokens_per_pass: Option<f64>,
+    /// Drafted tokens that were taken in a pass that checked some.
+    pub mean_accepted: Option<f64>,
+    /// The counts.
+    #[serde(flatten)]
+    pub counts: SpecStats,
+}
+
+impl SpecDecode {
+    /// The account of an answer's drafts.
+    pub fn of(counts: SpecStats) -> Self {
+        let checks: u64 = counts.lengths.iter().skip(1).sum();
+        Self {
+            mode: "",
+            accept_rate: counts.accept_rate(),
+            tokens_per_pass: counts.tokens_per_pass(),
+            mean_accepted: (checks > 0).then(|| counts.accepted as f64 / checks as f64),
+            counts,
+        }
+    }
+}
+
 impl Stats {
+    /// Names the option that asked for drafts.
+    #[must_use]
+    pub fn with_mode(mut self, mode: &'static str) -> Self {
+        if let Some(spec) = &mut self.spec_decode {
+            spec.mode = mode;
+        }
+        self
+    }
+
     /// Prompt tokens per second, of those that were computed.
     pub fn prefill_tokens_per_s(&self) -> Option<f64> {
         rate(self.prompt_tokens.saturating_sub(self.reused_tokens), self.prefill_ms)
@@ -61,6 +125,20 @@ impl Stats {
         self.bytes_per_token = match (weigh(self), weigh(later)) {
             (Some((a, n)), Some((b, m))) if n + m > 0.0 => Some((a * n + b * m) / (n + m)),
             (a, b) => a.or(b).map(|(bytes, _)| bytes),
+        };
+        self.mb_per_token = megabytes_per_token(self.bytes_per_token);
+        for of in &later.bytes {
+            match self.bytes.iter_mut().find(|known| known.phase == of.phase) {
+                Some(known) => known.add(of),
+                None => self.bytes.push(of.clone()),
+            }
+        }
+        self.spec_decode = match (self.spec_decode.take(), &later.spec_decode) {
+            (Some(mut sum), Some(later)) => {
+                sum.counts.add(&later.counts);
+                Some(SpecDecode { mode: sum.mode, ..SpecDecode::of(sum.counts) })
+            }
+            (sum, later) => sum.or_else(|| later.clone()),
         };
         self.prompt_tokens += later.prompt_tokens;
         self.reused_tokens += later.reused_tokens;
@@ -90,11 +168,23 @@ impl fmt::Display for Stats {
         if let Some(bytes) = self.bytes_per_token {
             write!(f, " | {:.1} MB/token (counted)", bytes / 1e6)?;
         }
+        if let Some(spec) = self.spec_decode.as_ref().filter(|spec| spec.counts.drafted > 0) {
+            let SpecStats { drafted, accepted, .. } = spec.counts;
+            write!(f, " | {accepted} of {drafted} drafted tokens right")?;
+            if let Some(tokens) = spec.tokens_per_pass {
+                write!(f, ", {tokens:.2} tokens/pass")?;
+            }
+        }
         if let Some(bytes) = self.peak_resident_bytes {
             write!(f, " | peak {:.0} MB resident", bytes as f64 / 1e6)?;
         }
         write!(f, "]")
     }
+}
+
+/// MB/token as counted.
+pub fn megabytes_per_token(bytes: Option<f64>) -> Option<MegabytesPerToken> {
+    bytes.map(|bytes| MegabytesPerToken { value: bytes / 1e6, source: Source::Counted })
 }
 
 fn rate(tokens: u64, ms: f64) -> Option<f64> {
@@ -116,6 +206,9 @@ mod tests {
         prefill_ms: 100.0,
         decode_ms: 400.0,
         bytes_per_token: Some(96.4e6),
+        mb_per_token: None,
+        bytes: Vec::new(),
+        spec_decode: None,
         stop_reason: StopReason::End,
         seed: 7,
         peak_resident_bytes: Some(187_000_000),
@@ -152,8 +245,30 @@ mod tests {
         assert_eq!((sum.prompt_tokens, sum.generated_tokens), (80, 80));
         assert!((sum.bytes_per_token.unwrap() - 99.4e6).abs() < 1.0);
         assert_eq!(sum.stop_reason, StopReason::Length);
+        assert!((sum.mb_per_token.unwrap().value - 99.4).abs() < 1e-6);
         let mut silent = Stats { generated_tokens: 0, bytes_per_token: None, ..ONE };
         silent.add(&ONE);
         assert_eq!(silent.bytes_per_token, ONE.bytes_per_token);
+    }
+
+    #[test]
+    fn drafts_are_told_of_and_summed() {
+        let drafted = |drafted, accepted| {
+            let lengths = vec![5, 5];
+            let (passes, tokens) = (10, 10 + accepted);
+            let counts =
+                SpecStats { drafted, accepted, passes, tokens, lengths, ..SpecStats::default() };
+            Stats { spec_decode: Some(SpecDecode::of(counts)), ..ONE }
+        };
+        let mut sum = drafted(40, 30).with_mode("auto");
+        assert!(sum.to_string().contains("| 30 of 40 drafted tokens right, 4.00 tokens/pass |"));
+        sum.add(&drafted(60, 10));
+        sum.add(&ONE);
+        let spec = sum.spec_decode.as_ref().unwrap();
+        assert_eq!((spec.mode, spec.counts.drafted, spec.accept_rate), ("auto", 100, Some(0.4)));
+        assert_eq!((spec.tokens_per_pass, spec.mean_accepted), (Some(3.0), Some(4.0)));
+        let json = serde_json::to_value(&sum).unwrap();
+        assert_eq!(json["spec_decode"]["passes"], 20);
+        assert_eq!(drafted(0, 0).to_string(), ONE.to_string());
     }
 }

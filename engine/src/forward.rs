@@ -189,6 +189,9 @@ impl Projection {
 /// What takes the logits of a position; an error ends the pass.
 pub type Sink<'a> = dyn FnMut(usize, &[f32]) -> Result<(), EngineError> + 'a;
 
+/// What takes the logits of a position and says whether it wants those of the next.
+pub type Judge<'a> = dyn FnMut(usize, &[f32]) -> Result<bool, EngineError> + 'a;
+
 impl Executor {
     /// An executor with an empty cache.
     ///
@@ -298,6 +301,51 @@ impl Executor {
         want: Want,
         sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
+        self.check(tokens)?;
+        let before = self.len;
+        let passes = tokens.len().div_ceil(self.options.batch);
+        let mut all = |position, logits: &[f32]| sink(position, logits).map(|()| true);
+        for (i, chunk) in tokens.chunks(self.options.batch).enumerate() {
+            let want = if want == Want::Last && i + 1 < passes { Want::None } else { want };
+            if let Err(error) = self.pass(chunk, phase, want, &mut all) {
+                self.len = before;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `tokens` as [`Self::forward`] does and hands the logits of every position to `judge`
+    /// until it wants no more. What the logits behind those would have been does not matter, not
+    /// even whether they are finite.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
+    pub fn verify(
+        &mut self,
+        tokens: &[u32],
+        phase: Phase,
+        judge: &mut Judge<'_>,
+    ) -> Result<(), EngineError> {
+        self.check(tokens)?;
+        let before = self.len;
+        let mut wanted = true;
+        for chunk in tokens.chunks(self.options.batch) {
+            let want = if wanted { Want::All } else { Want::None };
+            let mut judge = |position, logits: &[f32]| {
+                wanted = judge(position, logits)?;
+                Ok(wanted)
+            };
+            if let Err(error) = self.pass(chunk, phase, want, &mut judge) {
+                self.len = before;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `tokens` can be run.
+    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
         let vocab = self.model.config().vocab;
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
             return Err(EngineError::TokenId { id, vocab });
@@ -305,15 +353,6 @@ impl Executor {
         let total = self.len + tokens.len();
         if total > self.context() {
             return Err(EngineError::PromptTooLong { tokens: total, context: self.context() });
-        }
-        let before = self.len;
-        let passes = tokens.len().div_ceil(self.options.batch);
-        for (i, chunk) in tokens.chunks(self.options.batch).enumerate() {
-            let want = if want == Want::Last && i + 1 < passes { Want::None } else { want };
-            if let Err(error) = self.pass(chunk, phase, want, sink) {
-                self.len = before;
-                return Err(error);
-            }
         }
         Ok(())
     }
@@ -324,7 +363,7 @@ impl Executor {
         tokens: &[u32],
         phase: Phase,
         want: Want,
-        sink: &mut Sink<'_>,
+        judge: &mut Judge<'_>,
     ) -> Result<(), EngineError> {
         let model = Arc::clone(&self.model);
         let (n, start) = (tokens.len(), self.len);
@@ -343,8 +382,8 @@ impl Executor {
         self.len += n;
         match want {
             Want::None => Ok(()),
-            Want::Last => self.logits(&model, start, n - 1..n, sink),
-            Want::All => self.logits(&model, start, 0..n, sink),
+            Want::Last => self.logits(&model, start, n - 1..n, judge),
+            Want::All => self.logits(&model, start, 0..n, judge),
         }
     }
 
@@ -481,7 +520,7 @@ impl Executor {
         model: &Model,
         start: usize,
         rows: std::ops::Range<usize>,
-        sink: &mut Sink<'_>,
+        judge: &mut Judge<'_>,
     ) -> Result<(), EngineError> {
         let Self { context, state, meter, .. } = self;
         let (config, weights) = (model.config(), model.weights());
@@ -503,7 +542,9 @@ impl Executor {
                 if logits.iter().any(|x| !x.is_finite()) {
                     return Err(EngineError::NotFinite { position });
                 }
-                sink(position, logits)?;
+                if !judge(position, logits)? {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -16,13 +16,18 @@ mod noise;
 mod rope;
 mod sampler;
 mod session;
+mod speculate;
 pub mod template;
 pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use error::EngineError;
-pub use forward::{Executor, ExecutorOptions, Sink, Want};
+pub use forward::{Executor, ExecutorOptions, Judge, Sink, Want};
 pub use meter::{Inner, Observer};
 pub use model::{LoadError, Model, RepackError, Repacked, TensorError};
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};
+pub use speculate::{
+    DraftError, DraftModel, Drafter, DrafterStats, Length, Lookup, PASS_MAX, PassCosts, SpecStats,
+    Speculation, Target,
+};

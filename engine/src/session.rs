@@ -4,8 +4,10 @@ use crate::error::EngineError;
 use crate::forward::{Executor, ExecutorOptions, Want};
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerOptions};
+use crate::speculate::{SpecStats, Speculation, Target};
 use crate::tokenizer::{Decoder, RenderSpecial, Tokenizer};
 use aios_residency::{Phase, PhaseBytes};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -62,12 +64,24 @@ pub struct GenerationStats {
     pub prefill: Duration,
     /// Time spent on generating.
     pub decode: Duration,
-    /// Bytes read for the prompt, counted.
-    pub prefill_bytes: PhaseBytes,
-    /// Bytes read while generating, counted.
-    pub decode_bytes: PhaseBytes,
+    /// Bytes read, counted, of every phase that has had a pass.
+    pub bytes: Vec<PhaseBytes>,
+    /// Tokens that passes after the prompt's have given, an end-of-generation token counted.
+    pub decoded_tokens: usize,
+    /// What was drafted, where speculation is on.
+    pub speculation: Option<SpecStats>,
     /// Why the answer ended; `None` while it goes on.
     pub stop: Option<StopReason>,
+}
+
+impl GenerationStats {
+    /// Bytes read for each token after the first, drafting included, counted; `None` if there is
+    /// no such token.
+    pub fn bytes_per_token(&self) -> Option<f64> {
+        let decoding = self.bytes.iter().filter(|bytes| bytes.phase != Phase::Prefill);
+        let read: u64 = decoding.map(|bytes| bytes.weights + bytes.kv_read).sum();
+        (self.decoded_tokens > 0).then(|| read as f64 / self.decoded_tokens as f64)
+    }
 }
 
 /// A sequence of tokens in the cache of an executor.
@@ -76,6 +90,7 @@ pub struct Session {
     executor: Executor,
     /// The tokens in the cache, in order.
     tokens: Vec<u32>,
+    speculation: Option<Speculation>,
 }
 
 impl Session {
@@ -84,12 +99,24 @@ impl Session {
     /// # Errors
     /// Those of [`Executor::new`].
     pub fn new(model: Arc<Model>, options: ExecutorOptions) -> Result<Self, EngineError> {
-        Ok(Self { executor: Executor::new(model, options)?, tokens: Vec::new() })
+        let executor = Executor::new(model, options)?;
+        Ok(Self { executor, tokens: Vec::new(), speculation: None })
     }
 
     /// The executor.
     pub const fn executor(&self) -> &Executor {
         &self.executor
+    }
+
+    /// The executor, to be timed; what is in its cache is forgotten.
+    pub fn idle_executor(&mut self) -> &mut Executor {
+        self.clear();
+        &mut self.executor
+    }
+
+    /// Answers are drafted from now on, or no longer. It changes their speed, not their tokens.
+    pub fn speculate(&mut self, speculation: Option<Speculation>) {
+        self.speculation = speculation;
     }
 
     /// Forgets the sequence.
@@ -136,17 +163,22 @@ impl Session {
             generated_tokens: 0,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
-            prefill_bytes: self.executor.ledger().phase(Phase::Prefill),
-            decode_bytes: self.executor.ledger().phase(Phase::Decode),
+            bytes: Vec::new(),
+            decoded_tokens: 0,
+            speculation: None,
             stop: None,
         };
+        if let Some(speculation) = &mut self.speculation {
+            speculation.restart(prompt);
+        }
         Ok(Generation {
             session: self,
             model,
             sampler,
             limits,
             history: prompt.to_vec(),
-            logits: Vec::new(),
+            ready: VecDeque::new(),
+            prompt_read: false,
             held: String::new(),
             pending: Vec::new(),
             stats,
@@ -163,8 +195,10 @@ pub struct Generation<'s> {
     limits: Limits,
     /// The prompt and what was generated.
     history: Vec<u32>,
-    /// Logits of the last position computed.
-    logits: Vec<f32>,
+    /// Tokens that were taken and are not in the history yet.
+    ready: VecDeque<u32>,
+    /// Whether the prompt has been read.
+    prompt_read: bool,
     /// Text that may be the start of a stop text.
     held: String,
     /// Generated tokens whose bytes end within a character.
@@ -200,9 +234,12 @@ impl Generation<'_> {
     /// What the answer has cost so far.
     pub fn stats(&self) -> GenerationStats {
         let ledger = self.session.executor.ledger();
+        let speculation = self.session.speculation.as_ref();
+        let own = Phase::ALL.map(|phase| ledger.phase(phase));
+        let drafted = speculation.map(Speculation::bytes).unwrap_or_default();
         GenerationStats {
-            prefill_bytes: ledger.phase(Phase::Prefill),
-            decode_bytes: ledger.phase(Phase::Decode),
+            bytes: own.into_iter().chain(drafted).filter(|bytes| bytes.passes > 0).collect(),
+            speculation: speculation.map(|speculation| speculation.stats().clone()),
             ..self.stats.clone()
         }
     }
@@ -217,29 +254,34 @@ impl Generation<'_> {
         if self.limits.max_tokens == Some(self.stats.generated_tokens) {
             return self.end(StopReason::MaxTokens);
         }
-        // The first step reads the prompt, each later one the token of the step before.
-        let ahead = self.history.len() - self.session.tokens.len();
         if self.history.len() > self.session.executor.context() {
             return self.end(StopReason::ContextFull);
         }
-        let prefill = self.logits.is_empty();
+        let decoding = self.prompt_read;
+        if !decoding {
+            self.read_prompt(cancel)?;
+        }
         let started = Instant::now();
-        let result = self.run(ahead, if prefill { Phase::Prefill } else { Phase::Decode }, cancel);
-        let slot = if prefill { &mut self.stats.prefill } else { &mut self.stats.decode };
-        *slot += started.elapsed();
-        result?;
-        let started = Instant::now();
-        let model = Arc::clone(&self.model);
-        let tokenizer = model.tokenizer()?;
-        let banned = if self.limits.ignore_eos { tokenizer.end_of_generation_ids() } else { &[] };
-        let id = self.sampler.sample(&self.logits, &self.history, banned, self.history.len());
-        let text = if tokenizer.is_end_of_generation(id) {
-            self.end(StopReason::EndOfText)
-        } else {
-            self.accept(tokenizer, id)
+        if self.ready.is_empty() {
+            self.pass(cancel)?;
+        }
+        let text = match self.ready.pop_front() {
+            Some(id) => self.take(id, decoding),
+            None => self.end(StopReason::Interrupted),
         };
         self.stats.decode += started.elapsed();
         text
+    }
+
+    /// A token that was sampled becomes part of the answer, or ends it.
+    fn take(&mut self, id: u32, decoding: bool) -> Result<Option<String>, EngineError> {
+        self.stats.decoded_tokens += usize::from(decoding);
+        let model = Arc::clone(&self.model);
+        let tokenizer = model.tokenizer()?;
+        if tokenizer.is_end_of_generation(id) {
+            return self.end(StopReason::EndOfText);
+        }
+        self.accept(tokenizer, id)
     }
 
     fn end(&mut self, reason: StopReason) -> Result<Option<String>, EngineError> {
@@ -247,24 +289,85 @@ impl Generation<'_> {
         Ok(None)
     }
 
-    /// Runs the last `count` tokens of the history and keeps the last one's logits.
-    fn run(&mut self, count: usize, phase: Phase, cancel: &AtomicBool) -> Result<(), EngineError> {
-        let Session { executor, tokens } = &mut *self.session;
+    /// Runs what the cache lacks of the prompt and samples the token that follows it.
+    fn read_prompt(&mut self, cancel: &AtomicBool) -> Result<(), EngineError> {
+        let started = Instant::now();
+        let Self { session, history, sampler, ready, .. } = self;
+        let model = Arc::clone(&self.model);
+        let banned = banned(model.tokenizer()?, &self.limits);
+        let Session { executor, tokens, speculation } = &mut **session;
         let batch = executor.options().batch;
-        let new = &self.history[self.history.len() - count..];
+        let new = &history[tokens.len()..];
         let passes = new.len().div_ceil(batch);
         for (i, chunk) in new.chunks(batch).enumerate() {
             if cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
             let want = if i + 1 < passes { Want::None } else { Want::Last };
-            let logits = &mut self.logits;
-            executor.forward(chunk, phase, want, &mut |_, row| {
-                logits.clear();
-                logits.extend_from_slice(row);
+            executor.forward(chunk, Phase::Prefill, want, &mut |_, logits| {
+                let id = sampler.sample(logits, history, banned, history.len());
+                ready.push_back(id);
                 Ok(())
             })?;
             tokens.extend_from_slice(chunk);
+        }
+        if let (Some(speculation), Some(&id)) = (speculation, ready.front()) {
+            speculation.push(id);
+        }
+        self.prompt_read = true;
+        self.stats.prefill += started.elapsed();
+        Ok(())
+    }
+
+    /// One pass over the last token and those drafted to follow it. Each position's token is
+    /// sampled as without drafts; the first that was not drafted ends it.
+    fn pass(&mut self, cancel: &AtomicBool) -> Result<(), EngineError> {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(EngineError::Cancelled);
+        }
+        let Self { session, history, sampler, ready, .. } = self;
+        let model = Arc::clone(&self.model);
+        let banned = banned(model.tokenizer()?, &self.limits);
+        let Session { executor, tokens, speculation } = &mut **session;
+        let left = self
+            .limits
+            .max_tokens
+            .map_or(usize::MAX, |most| most.saturating_sub(self.stats.generated_tokens));
+        // Drafted tokens need a place in the cache, and the pass gives one token more than these.
+        let room = (executor.context() - history.len()).min(left.saturating_sub(1));
+        let (before, known) = (tokens.len(), history.len());
+        let mut run = history[before..].to_vec();
+        if let Some(speculation) = speculation {
+            let mut target = Target { history, sampler, banned, cancel };
+            run.extend(speculation.propose(&mut target, room, model.config().vocab)?);
+        }
+        let drafted = run.len() - (known - before);
+        let started = Instant::now();
+        let phase = if drafted > 0 { Phase::Verify } else { Phase::Decode };
+        let verified = executor.verify(&run, phase, &mut |position, logits| {
+            if position + 1 < known {
+                return Ok(true);
+            }
+            let id = sampler.sample(logits, history, banned, history.len());
+            history.push(id);
+            Ok(run.get(position - before + 1) == Some(&id))
+        });
+        ready.extend(history.drain(known..));
+        match verified {
+            Ok(()) => {
+                // What was drafted and not taken leaves no trace.
+                let kept = &run[..known - before + ready.len() - 1];
+                executor.truncate(before + kept.len());
+                tokens.extend_from_slice(kept);
+            }
+            Err(error) if ready.is_empty() => return Err(error),
+            // The tokens before the error come first, as without drafts. The cache is as before
+            // the pass, and the next one finds the error again.
+            Err(_) => {}
+        }
+        if let Some(speculation) = speculation {
+            speculation.learn(drafted, ready.make_contiguous(), started.elapsed());
+            ready.iter().for_each(|&id| speculation.push(id));
         }
         Ok(())
     }
@@ -315,4 +418,9 @@ impl Generation<'_> {
         }
         Some(text).filter(|text| !text.is_empty())
     }
+}
+
+/// Tokens that are never chosen.
+fn banned<'a>(tokenizer: &'a Tokenizer, limits: &Limits) -> &'a [u32] {
+    if limits.ignore_eos { tokenizer.end_of_generation_ids() } else { &[] }
 }

@@ -72,6 +72,21 @@ impl PhaseBytes {
         self.roles.iter().filter(|entry| entry.role.group() == group).map(|e| e.bytes).sum()
     }
 
+    /// Adds another account of the same phase.
+    pub fn add(&mut self, other: &Self) {
+        self.tokens += other.tokens;
+        self.passes += other.passes;
+        self.weights += other.weights;
+        self.kv_read += other.kv_read;
+        self.kv_written += other.kv_written;
+        for entry in &other.roles {
+            match self.roles.iter_mut().find(|known| known.role == entry.role) {
+                Some(known) => known.bytes += entry.bytes,
+                None => self.roles.push(*entry),
+            }
+        }
+    }
+
     /// Bytes read for a token, weights and KV cache together; 0 if there was no token.
     #[expect(clippy::cast_precision_loss, reason = "a report's figure")]
     pub fn read_per_token(&self) -> f64 {
@@ -172,6 +187,9 @@ mod tests {
         assert_eq!(ledger.layer(Phase::Decode, 1), 20);
         assert_eq!(ledger.phase(Phase::Prefill).weights, 1000);
         assert!((decode.read_per_token() - 38.0).abs() < 1e-9);
+        let mut sum = decode.clone();
+        sum.add(&ledger.phase(Phase::Prefill));
+        assert_eq!((sum.weights, sum.tokens, sum.group(RoleGroup::Ffn)), (1035, 8, 1030));
         ledger.reset();
         assert_eq!(ledger.phase(Phase::Decode).weights, 0);
     }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::{Answer, ChatError, Message, Responder, Settings};
-use crate::stats::{Stats, StopReason};
+use crate::stats::{SpecDecode, Stats, StopReason, megabytes_per_token};
 
 /// A model that converses in the format of its own template. What consecutive prompts have in
 /// common is computed once: it stays in the session's cache.
@@ -124,14 +124,16 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         aios_engine::StopReason::ContextFull => StopReason::ContextFull,
         aios_engine::StopReason::Interrupted => StopReason::Interrupted,
     };
-    let decoded = of.decode_bytes.tokens > 0;
     Some(Stats {
         prompt_tokens: of.prompt_tokens as u64,
         reused_tokens: of.reused_tokens as u64,
         generated_tokens: of.generated_tokens as u64,
         prefill_ms: of.prefill.as_secs_f64() * 1e3,
         decode_ms: of.decode.as_secs_f64() * 1e3,
-        bytes_per_token: decoded.then(|| of.decode_bytes.read_per_token()),
+        bytes_per_token: of.bytes_per_token(),
+        mb_per_token: megabytes_per_token(of.bytes_per_token()),
+        bytes: of.bytes.clone(),
+        spec_decode: of.speculation.clone().map(SpecDecode::of),
         stop_reason,
         seed,
         peak_resident_bytes: aios_residency::peak_resident_bytes(),

@@ -192,7 +192,7 @@ impl<R: Responder> Repl<R> {
         self.answers += 1;
         match &mut self.total {
             Some(total) => total.add(&stats),
-            None => self.total = Some(stats),
+            None => self.total = Some(stats.clone()),
         }
         if !text.is_empty() {
             self.history.push(Message::new(Role::Assistant, text));

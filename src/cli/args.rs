@@ -11,18 +11,19 @@ use crate::chat::{Settings, penalty, seed, within};
 use crate::models::DEFAULT_MODEL;
 
 /// Short options of more than one letter, which clap does not know, and their long forms.
-const LONG_SHORTS: [(&str, &str); 4] = [
+const LONG_SHORTS: [(&str, &str); 5] = [
     ("-tb", "--threads-batch"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
     ("-sys", "--system-prompt"),
+    ("-md", "--model-draft"),
 ];
 
 /// Options whose value is free text and may look like an option.
 const FREE_TEXT: [&str; 4] = ["-p", "--prompt", "-sys", "--system-prompt"];
 
-/// Replaces llama.cpp's multi-letter short options (`-tb`, `-ctk`, `-ctv`, `-sys`) by their long
-/// forms. Everything after `--`, and the text of a prompt, is left alone.
+/// Replaces llama.cpp's multi-letter short options (`-tb`, `-ctk`, `-ctv`, `-sys`, `-md`) by
+/// their long forms. Everything after `--`, and the text of a prompt, is left alone.
 pub fn spell_out(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut spelled: Vec<OsString> = Vec::new();
     let mut literal = false;

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::run::{finish, prompt_of};
 use super::{
-    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, ThreadArgs, WeightArgs, model_file,
+    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, SpecArgs, ThreadArgs, WeightArgs,
+    model_file,
 };
 use crate::chat::{Conversation, Editor, Piped, Repl, Screen};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -40,6 +41,8 @@ pub struct ChatArgs {
     threads: ThreadArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpecArgs,
 }
 
 /// Runs `aios chat`.
@@ -52,7 +55,8 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, false, &interrupt)?;
     let options = args.context.options(&args.threads, model.config().context);
-    let session = Session::new(model, options)?;
+    let mut session = Session::new(model, options)?;
+    args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
     let system = args.system_prompt.clone();
     let responder = Conversation::new(session)?;
@@ -72,6 +76,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     } else {
         repl.run(&mut Piped(io::stdin().lock()), &mut screen)
     };
-    finish(args.generate.stats, repl.total())?;
+    let total = repl.total().map(|total| total.clone().with_mode(args.speculation.spec.name()));
+    finish(args.generate.stats, total.as_ref())?;
     outcome
 }

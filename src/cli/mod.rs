@@ -13,6 +13,7 @@ mod models;
 mod perplexity;
 mod progress;
 mod run;
+mod speculation;
 mod synth;
 mod template;
 mod tokens;
@@ -33,6 +34,7 @@ pub use args::{
 pub use chat::{ChatArgs, run as run_chat};
 pub use models::model_file;
 pub use progress::Terminal;
+pub use speculation::{SpecArgs, SpecMode};
 pub use weights::WeightArgs;
 
 use crate::interrupt::Interrupted;

@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{
-    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat, ThreadArgs, Usage, WeightArgs,
-    model_file,
+    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, SpecArgs, StatsFormat, ThreadArgs, Usage,
+    WeightArgs, model_file,
 };
 use crate::chat::generate;
 use crate::interrupt::{Interrupt, Interrupted};
@@ -39,6 +39,8 @@ pub(super) struct RunArgs {
     threads: ThreadArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpecArgs,
 }
 
 /// Runs `aios run`.
@@ -60,6 +62,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let model = args.weights.load(&path, false, &interrupt)?;
     let options = args.context.options(&args.threads, model.config().context);
     let mut session = Session::new(model.clone(), options)?;
+    args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
     let tokenizer = model.tokenizer()?;
     let mut ids = tokenizer.encode(&prompt, ParseSpecial::Yes);
@@ -74,7 +77,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let answer = generate(&mut session, &ids, &settings, interrupt.flag(), &mut emit);
     writeln!(out)?;
-    let stats = answer?.stats;
+    let stats = answer?.stats.with_mode(args.speculation.spec.name());
     if stats.stop_reason == StopReason::ContextFull {
         eprintln!("(the context is full; -c sets a larger one)");
     }

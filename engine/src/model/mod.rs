@@ -108,6 +108,11 @@ impl Model {
         made.as_ref().map_err(Arc::clone)
     }
 
+    /// Whether products read any of its matrices repacked.
+    pub fn is_repacked(&self) -> bool {
+        self.weights.factors().any(|tensor| tensor.panels.is_some())
+    }
+
     /// The source of its chat template, if it has one.
     pub fn chat_template(&self) -> Option<&str> {
         self.metadata.str("tokenizer.chat_template").ok().flatten()

@@ -154,6 +154,12 @@ impl Weights {
         self.layers.iter_mut().flat_map(Layer::tensors_mut).chain(std::iter::once(&mut self.head))
     }
 
+    /// The matrices that products read, in order.
+    pub(crate) fn factors(&self) -> impl Iterator<Item = &Tensor> {
+        let layers = self.layers.iter().flat_map(Layer::projections);
+        layers.map(|projection| &projection.tensor).chain(std::iter::once(&self.head))
+    }
+
     /// Bytes that a decoded token reads, by role.
     pub(crate) fn bytes_per_token(&self, blocks: &BlockTable) -> Vec<(Role, u64)> {
         let role = |tensor: &Tensor| blocks.block(tensor.id).name.role;

@@ -94,10 +94,63 @@ fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
+/// The logits of a piece in which the next candidate is looked for.
+const PIECE: usize = 64;
+
+/// The largest of a piece, which compilers turn into vector instructions.
+fn largest(piece: &[f32]) -> f32 {
+    piece.iter().fold(f32::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max })
+}
+
+/// The id of the most likely token, the lowest of several; 0 if there are none.
+fn best(logits: &[f32]) -> u32 {
+    let mut best: Option<Candidate> = None;
+    for (first, piece) in (0..).step_by(PIECE).zip(logits.chunks(PIECE)) {
+        if best.is_some_and(|best| largest(piece) < best.logit) {
+            continue;
+        }
+        for (id, &logit) in (first..).zip(piece) {
+            let next = Candidate { id, logit };
+            if best.is_none_or(|best| by_rank(&next, &best) == Ordering::Less) {
+                best = Some(next);
+            }
+        }
+    }
+    best.map_or(0, |best| best.id)
+}
+
+/// The `k` most likely tokens, ranked, all of them if `k` is 0; those of logit −∞ left out.
+fn rank_best(logits: &[f32], k: usize, ranked: &mut Vec<Candidate>) {
+    let k = if k == 0 { logits.len() } else { k.min(logits.len()) };
+    // What ranks behind this is not among the k best.
+    let mut bar: Option<Candidate> = None;
+    for (first, piece) in (0..).step_by(PIECE).zip(logits.chunks(PIECE)) {
+        if bar.is_some_and(|bar| largest(piece) < bar.logit) {
+            continue;
+        }
+        for (id, &logit) in (first..).zip(piece) {
+            let next = Candidate { id, logit };
+            if bar.is_none_or(|bar| by_rank(&next, &bar) == Ordering::Less) {
+                ranked.push(next);
+            }
+        }
+        if ranked.len() >= 2 * k + PIECE {
+            ranked.select_nth_unstable_by(k - 1, by_rank);
+            ranked.truncate(k);
+            bar = ranked.last().copied();
+        }
+    }
+    ranked.sort_unstable_by(by_rank);
+    ranked.truncate(k);
+    ranked.retain(|candidate| candidate.logit > f32::NEG_INFINITY);
+}
+
 /// A sampler and its buffers.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
+    /// Logits after penalties and bans, where there are any.
+    adjusted: Vec<f32>,
     candidates: Vec<Candidate>,
     weights: Vec<f64>,
 }
@@ -109,7 +162,7 @@ impl Sampler {
     /// [`EngineError::Sampling`].
     pub fn new(options: SamplerOptions) -> Result<Self, EngineError> {
         options.check()?;
-        Ok(Self { options, candidates: Vec::new(), weights: Vec::new() })
+        Ok(Self { options, adjusted: Vec::new(), candidates: Vec::new(), weights: Vec::new() })
     }
 
     /// The token that follows `history`, to stand at `position`, given finite logits. Tokens in
@@ -121,53 +174,53 @@ impl Sampler {
         banned: &[u32],
         position: usize,
     ) -> u32 {
-        self.candidates.clear();
-        let numbered = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
-        self.candidates.extend(numbered);
-        self.penalise(history);
-        if banned.len() < logits.len() {
-            for &id in banned {
-                if let Some(candidate) = self.candidates.get_mut(id as usize) {
-                    candidate.logit = f32::NEG_INFINITY;
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        let logits = self.adjust(logits, history, banned, &mut adjusted);
+        let id = if self.options.temperature == 0.0 {
+            best(logits)
+        } else {
+            self.candidates.clear();
+            rank_best(logits, self.options.top_k, &mut self.candidates);
+            self.keep_top_p();
+            self.keep_min_p();
+            self.draw(position)
+        };
+        self.adjusted = adjusted;
+        id
+    }
+
+    /// The logits with penalties and bans, in `buffer` if there are any.
+    fn adjust<'a>(
+        &self,
+        logits: &'a [f32],
+        history: &[u32],
+        banned: &[u32],
+        buffer: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        let penalty = self.options.repeat_penalty;
+        let bans = !banned.is_empty() && banned.len() < logits.len();
+        if penalty == 1.0 && !bans {
+            return logits;
+        }
+        buffer.clear();
+        buffer.extend_from_slice(logits);
+        if penalty != 1.0 {
+            let recent = &history[history.len().saturating_sub(self.options.repeat_last_n)..];
+            for (i, id) in recent.iter().enumerate() {
+                if recent[..i].contains(id) {
+                    continue;
+                }
+                if let Some(logit) = buffer.get_mut(*id as usize) {
+                    *logit *= if *logit > 0.0 { 1.0 / penalty } else { penalty };
                 }
             }
         }
-        if self.options.temperature == 0.0 {
-            let best = self.candidates.iter().min_by(|a, b| by_rank(a, b));
-            return best.map_or(0, |candidate| candidate.id);
-        }
-        self.keep_top_k();
-        self.keep_top_p();
-        self.keep_min_p();
-        self.draw(position)
-    }
-
-    fn penalise(&mut self, history: &[u32]) {
-        let penalty = self.options.repeat_penalty;
-        if penalty == 1.0 {
-            return;
-        }
-        let recent = &history[history.len().saturating_sub(self.options.repeat_last_n)..];
-        for (i, id) in recent.iter().enumerate() {
-            if recent[..i].contains(id) {
-                continue;
-            }
-            if let Some(candidate) = self.candidates.get_mut(*id as usize) {
-                let positive = candidate.logit > 0.0;
-                candidate.logit *= if positive { 1.0 / penalty } else { penalty };
+        for &id in banned.iter().filter(|_| bans) {
+            if let Some(logit) = buffer.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
             }
         }
-    }
-
-    /// Leaves the k best, ranked.
-    fn keep_top_k(&mut self) {
-        let k = self.options.top_k;
-        if (1..self.candidates.len()).contains(&k) {
-            self.candidates.select_nth_unstable_by(k - 1, by_rank);
-            self.candidates.truncate(k);
-        }
-        self.candidates.sort_unstable_by(by_rank);
-        self.candidates.retain(|candidate| candidate.logit > f32::NEG_INFINITY);
+        buffer
     }
 
     /// Fills `weights` with e^(logit − best), so that the first is 1.
@@ -224,6 +277,34 @@ mod tests {
 
     fn sampler(options: SamplerOptions) -> Sampler {
         Sampler::new(options).expect("good options")
+    }
+
+    #[test]
+    fn the_best_are_found_as_by_sorting_all() {
+        let mut state = 1_u64;
+        let mut next = |choices: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % choices
+        };
+        for n in [1, 63, 64, 65, 500, 3000] {
+            // Few different values, so that there are many ties, zeros of both signs among them.
+            let values = [-1.0, -0.0, 0.0, 0.5, 1.0, 2.0, f32::NEG_INFINITY];
+            let coarse: Vec<f32> = (0..n).map(|_| values[next(7) as usize]).collect();
+            let fine: Vec<f32> = (0..n).map(|_| next(1 << 20) as f32 / 1e5).collect();
+            for logits in [coarse, fine] {
+                let mut all: Vec<_> =
+                    (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit }).collect();
+                all.sort_by(by_rank);
+                assert_eq!(best(&logits), all[0].id);
+                for k in [0, 1, 2, 40, n, n + 1] {
+                    let mut found = Vec::new();
+                    rank_best(&logits, k, &mut found);
+                    let wanted = all.iter().take(if k == 0 { n } else { k });
+                    let wanted = wanted.filter(|one| one.logit > f32::NEG_INFINITY);
+                    assert!(found.iter().map(|one| one.id).eq(wanted.map(|one| one.id)));
+                }
+            }
+        }
     }
 
     const OPEN: SamplerOptions = SamplerOptions {

@@ -171,8 +171,8 @@ fn print_counters(counters: &Counters, out: &mut impl Write) -> io::Result<()> {
     for kind in &counters.kinds {
         let found = if kind.found.is_empty() { "MISSING" } else { &kind.found.join(" ") };
         writeln!(out, "  {}: {found}", kind.what)?;
-        if let Some(remedy) = &kind.remedy {
-            writeln!(out, "    {remedy}")?;
+        for line in [&kind.detail, &kind.remedy].into_iter().flatten() {
+            writeln!(out, "    {line}")?;
         }
     }
     writeln!(out)

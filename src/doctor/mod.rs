@@ -65,10 +65,6 @@ impl Files {
         Some(fs::read_to_string(self.path(path)).ok()?.trim().to_owned())
     }
 
-    fn number(&self, path: &str) -> Option<i64> {
-        self.text(path)?.parse().ok()
-    }
-
     /// The names in a folder, sorted; none if there is no such folder.
     fn names(&self, path: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };

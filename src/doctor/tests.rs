@@ -95,29 +95,41 @@ fn memory_is_read_with_its_limits() {
 
 #[test]
 fn counters_say_what_stands_in_their_way() {
-    let devices = [
-        ("sys/bus/event_source/devices/uncore_imc_0/type", "1"),
-        ("sys/bus/event_source/devices/uncore_imc_1/type", "2"),
-        ("sys/bus/event_source/devices/cpu/type", "4"),
-    ];
-    let with = |more: &[(&'static str, &'static str)]| machine(&[&devices, more].concat()).1;
-    let report = with(&[("proc/sys/kernel/perf_event_paranoid", "2\n")]);
+    let folder = "sys/bus/event_source/devices";
+    let path = |file: &str| format!("{folder}/{file}");
+    let mut devices = vec![(path("cpu/type"), "4")];
+    for channel in 0..2 {
+        for (file, text) in [
+            ("type", "14"),
+            ("cpumask", "0"),
+            ("format/event", "config:0-7"),
+            ("format/rdwrmask", "config:8-9"),
+        ] {
+            devices.push((path(&format!("amd_umc_{channel}/{file}")), text));
+        }
+    }
+    let with = |more: &[(&str, &str)]| {
+        let devices = devices.iter().map(|(path, text)| (path.as_str(), *text));
+        machine(&devices.chain(more.iter().copied()).collect::<Vec<_>>()).1
+    };
+    let paranoid = "proc/sys/kernel/perf_event_paranoid";
+    let report = with(&[(paranoid, "2\n")]);
     let memory = counter(&report, "memory controllers");
-    assert_eq!(memory.found, ["uncore_imc_0", "uncore_imc_1"]);
+    assert_eq!(memory.found, ["amd_umc_0", "amd_umc_1"]);
+    assert!(memory.detail.as_deref().unwrap().contains("on processor 0"));
     assert!(memory.remedy.as_deref().unwrap().contains("CAP_PERFMON"));
     assert_eq!(counter(&report, "core events").remedy, None);
-    let report = with(&[
-        ("proc/sys/kernel/perf_event_paranoid", "4\n"),
-        ("proc/self/status", "CapEff:\t0000004000000000\n"),
-    ]);
+    let report = with(&[(paranoid, "4\n"), ("proc/self/status", "CapEff:\t0000004000000000\n")]);
     assert!(report.counters.may_count_machine_wide);
     assert_eq!(counter(&report, "memory controllers").remedy, None);
+    let report = with(&[(&path("amd_umc_1/cpumask"), "0-4000000000")]);
+    let memory = counter(&report, "memory controllers");
+    assert!(memory.found.is_empty() && memory.remedy.as_deref().unwrap().contains("umc_1/cpumask"));
     let (_dir, report) = machine(&[("proc/cpuinfo", CPUINFO)]);
     assert!(counter(&report, "memory").remedy.as_deref().unwrap().contains("hypervisor"));
     let (_dir, report) = machine(&[("proc/filesystems", "nodev\tresctrl\n")]);
     assert!(counter(&report, "resctrl").remedy.as_deref().unwrap().contains("mount -t resctrl"));
-    let features = "sys/fs/resctrl/info/L3_MON/mon_features";
-    let (_dir, report) = machine(&[(features, "llc_occupancy\nmbm_total_bytes\n")]);
+    let (_dir, report) = machine(&[("sys/fs/resctrl/mon_data/mon_L3_00/mbm_total_bytes", "1\n")]);
     let resctrl = counter(&report, "resctrl");
     assert_eq!((&resctrl.found[..], &resctrl.remedy), (&["mbm_total_bytes".to_owned()][..], &None));
 }

@@ -1,13 +1,14 @@
 //! How a model and this engine are judged: logits that can be compared, perplexity, divergence
-//! from a reference, speed, the Model Contract; and synthetic models to judge with where no real
-//! one is at hand.
+//! from a reference, speed, bytes of DRAM, the Model Contract; and synthetic models to judge with
+//! where no real one is at hand.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 pub mod base;
 pub mod bench;
 pub mod compliance;
+pub mod counters;
 pub mod divergence;
 pub mod logits;
 pub mod perplexity;

@@ -7,6 +7,9 @@
 pub mod base;
 pub mod bench;
 pub mod divergence;
+pub mod headroom;
 pub mod logits;
 pub mod perplexity;
+pub mod plot;
+pub mod prompts;
 pub mod synth;

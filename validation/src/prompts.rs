@@ -1,8 +1,8 @@
 //! Calibration files: prompts as JSON lines, from whoever hands them over.
 //!
-//! A line is a JSON object with a `text`, and perhaps a `category`, by which figures may be grouped.
-//! Other fields are ignored, blank lines are skipped. Nothing in a file makes the reader allocate
-//! more than a fixed multiple of its length, which is bounded.
+//! A line is a JSON object with a `text`, and perhaps a `category`, by which figures may be
+//! grouped. Other fields are ignored, blank lines are skipped. Nothing in a file makes the reader
+//! allocate more than a fixed multiple of its length, which is bounded.
 
 use aios_engine::gguf::Escaped;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What the measurements come to: for each lever the bytes of a token that it saves, and a sentence.
+//! What the measurements come to: for each lever the bytes of a token saved, and a sentence.
 
 use super::report::Parts;
 use super::scores::{Cost, Skip};

@@ -1,6 +1,6 @@
 //! Speculation by look-up: tokens that are proposed because they followed the last few tokens
-//! earlier in the text. Verifying changes no token (SPEC P1), so that how many a pass would give can
-//! be counted on a continuation that was generated one by one.
+//! earlier in the text. Verifying changes no token (SPEC P1), so that how many a pass would give
+//! can be counted on a continuation that was generated one by one.
 
 use super::{HeadroomError, Plan, Progress, step};
 use crate::prompts::Prompt;

@@ -57,7 +57,7 @@ fn a_report_is_complete_and_the_same_with_any_number_of_threads() {
         assert!(bytes.head > 0 && bytes.attention + bytes.ffn + bytes.head <= bytes.total);
         let zeros = &report.activations;
         assert_eq!(zeros.prompts, 5);
-        assert!(zeros.mean_zero_fraction < 0.01 && zeros.mean_jaccard.is_some(), "{zeros:?}");
+        assert!(zeros.mean_zero_fraction < 0.05 && zeros.mean_jaccard.is_some(), "{zeros:?}");
         assert!(report.similarity.block_largest.is_some_and(|cosine| cosine < 0.9), "{name}");
         assert_eq!(report.lookup.prompts, 2);
         assert_eq!(report.levers.len(), 6 + curves);

@@ -241,7 +241,7 @@ fn cache(parts: &Parts) -> Lever {
     };
     let verdict = match (q8_0, cost) {
         (None, _) => "is not possible: the heads are no whole blocks of 32 elements".to_owned(),
-        (_, None) => "is not measured: it is compared with a cache of f16 only".to_owned(),
+        (_, None) => "is not measured: the unmodified run has one".to_owned(),
         (Some(_), Some(cost)) => {
             let costs =
                 format!("costs a KL of {:.5} (perplexity × {:.4})", cost.kl, cost.perplexity_ratio);
@@ -296,17 +296,20 @@ fn share(bytes: u64, fraction: f64) -> u64 {
 }
 
 pub(super) fn megabytes(bytes: u64) -> String {
-    let megabytes = bytes as f64 / 1e6;
-    if megabytes >= 0.1 || bytes == 0 {
-        format!("{megabytes:.1} MB")
-    } else {
-        format!("{:.1} KB", bytes as f64 / 1e3)
+    match bytes {
+        1..1_000 => format!("{bytes} bytes"),
+        1_000..100_000 => format!("{:.1} KB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
     }
 }
 
 pub(super) fn percent(fraction: f64) -> String {
     let percent = 100.0 * fraction;
-    let digits = if percent != 0.0 && percent.abs() < 0.95 { 3 } else { 1 };
+    let digits = match percent.abs() {
+        size if size >= 0.95 || size == 0.0 => 1,
+        size if size >= 0.095 => 2,
+        _ => 3,
+    };
     format!("{percent:.digits$} %")
 }
 
@@ -368,7 +371,7 @@ mod tests {
     #[test]
     fn figures_for_people() {
         assert_eq!((megabytes(0), megabytes(2_340_000)), ("0.0 MB".into(), "2.3 MB".into()));
-        assert_eq!(megabytes(34_560), "34.6 KB");
+        assert_eq!((megabytes(34_560), megabytes(12)), ("34.6 KB".into(), "12 bytes".into()));
         assert_eq!(
             (percent(0.0), percent(0.302), percent(0.0004)),
             ("0.0 %".into(), "30.2 %".into(), "0.040 %".into())

@@ -230,7 +230,7 @@ fn activations(report: &HeadroomReport, text: &mut String) {
 }
 
 fn sparsity(report: &HeadroomReport, text: &mut String) {
-    line(text, "\n## Neurons left out, against the unmodified run");
+    line(text, "\n## Neurons left out, against the unmodified run, both in exact arithmetic");
     header(text, &["skip", "left out", "KL, nats", "±", "perplexity ×", "±"]);
     let cost = |cost: &super::scores::Cost| {
         [
@@ -251,9 +251,10 @@ fn sparsity(report: &HeadroomReport, text: &mut String) {
             row(text, [name.to_owned(), left_out, kl, kl_error, ratio, ratio_error]);
         }
     }
-    if let Some(q8_0) = &report.sparsity.q8_0_cache {
-        let [kl, kl_error, ratio, ratio_error] = cost(q8_0);
-        row(text, ["q8_0 cache".to_owned(), "-".to_owned(), kl, kl_error, ratio, ratio_error]);
+    let q8_0 = report.sparsity.q8_0_cache.as_ref().map(|q8_0| ("q8_0 cache", q8_0));
+    for (name, other) in q8_0.into_iter().chain([("int8 arithmetic", &report.sparsity.int8)]) {
+        let [kl, kl_error, ratio, ratio_error] = cost(other);
+        row(text, [name.to_owned(), "-".to_owned(), kl, kl_error, ratio, ratio_error]);
     }
     let point = report.sparsity.curves.first().and_then(|curve| curve.points.first());
     if let Some(point) = point {

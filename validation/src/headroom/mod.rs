@@ -176,12 +176,12 @@ pub fn run(
     let others =
         plan.with.iter().map(|path| GgufFile::open(path)).collect::<Result<Vec<_>, _>>()?;
     let about = report::about(model, &file, &options, prompts, &texts, progress)?;
-    let mut executor = Executor::new(Arc::clone(model), options)?;
+    let mut executor = Executor::new(Arc::clone(model), options.clone())?;
     let similarity = similarity::measure(&file, model.config().layers, progress)?;
     let duplicates = duplicates::measure(&file, &others, progress)?;
     let ids: Vec<&[u32]> = texts.iter().map(|(_, ids)| &**ids).collect();
     let activations = activations::measure_tokens(&mut executor, &ids, progress)?;
-    let sparsity = sparsity::measure(&mut executor, &file, &usable, progress)?;
+    let sparsity = sparsity::measure(model, &options, &file, &usable, progress)?;
     let lookup = lookup::measure(&mut executor, &texts, plan, progress)?;
     let cache = cache::bytes(model.config());
     let parts = report::Parts { similarity, duplicates, activations, sparsity, lookup, cache };

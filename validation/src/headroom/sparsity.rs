@@ -1,10 +1,13 @@
 //! What leaving out neurons costs: thresholds that skip a given part of them, calibrated on some
 //! prompts and scored on others, against the unmodified run.
+//!
+//! Both runs are exact. In int8 any change, however small, also rounds activations another way from
+//! there on, so that two runs differ by a KL of some 0.005 before anything is lost by the change.
 
 use super::files::GgufFile;
 use super::scores::{Base, Calibrator, Compared, Histogram, Pruned, Pruner, Scorer};
 use super::{HeadroomError, Progress, cache, step};
-use aios_engine::{Executor, ExecutorOptions, Want};
+use aios_engine::{Executor, ExecutorOptions, Model, Want};
 use aios_kernels::CacheType;
 use aios_residency::Phase;
 use serde::Serialize;
@@ -26,9 +29,11 @@ pub struct Sparsity {
     pub scored_prompts: usize,
     /// A curve for each way to skip that the model's layers allow.
     pub curves: Vec<Curve>,
-    /// The cost of a cache of q8_0 over one of f16, on the same prompts; `None` where the heads do
-    /// not fit.
+    /// The cost of a cache of q8_0 on the same prompts; `None` where the heads do not fit, or the
+    /// unmodified run has such a cache.
     pub q8_0_cache: Option<Cost>,
+    /// The cost of int8 arithmetic over exact: what the engine pays as it is.
+    pub int8: Cost,
 }
 
 /// The costs of a way to skip.
@@ -63,11 +68,13 @@ struct Trial {
 }
 
 pub(super) fn measure(
-    executor: &mut Executor,
+    model: &Arc<Model>,
+    options: &ExecutorOptions,
     file: &GgufFile,
     texts: &[&[u32]],
     progress: &mut Progress<'_>,
 ) -> Result<Sparsity, HeadroomError> {
+    let executor = &mut Executor::new(Arc::clone(model), exact(options))?;
     let calibration: Vec<&[u32]> = texts.iter().copied().step_by(2).collect();
     let scored: Vec<&[u32]> = texts.iter().copied().skip(1).step_by(2).collect();
     let scorer = Scorer::new(file, executor)?;
@@ -85,9 +92,8 @@ pub(super) fn measure(
             compared: Compared::default(),
         }));
     }
-    let mut q8_0 = q8_0_executor(executor)?;
-    let mut q8_0_compared = Compared::default();
-    let runs = trials.len() + 1;
+    let mut others = others(model, options)?;
+    let runs = trials.len() + others.len();
     for (prompt, ids) in scored.iter().enumerate() {
         executor.observe(None);
         let base = Base::of(executor, ids)?;
@@ -98,9 +104,10 @@ pub(super) fn measure(
             executor.observe(None);
             outcome?;
         }
-        if let Some(other) = &mut q8_0 {
-            step(progress, "skipping neurons", (prompt + 1) * runs - 1, scored.len() * runs)?;
-            q8_0_compared.add(other, ids, &base)?;
+        for (run, (other, compared)) in others.iter_mut().enumerate() {
+            let done = prompt * runs + trials.len() + run;
+            step(progress, "skipping neurons", done, scored.len() * runs)?;
+            compared.add(other, ids, &base)?;
         }
     }
     let points = |skip| trials.iter().filter(move |trial| trial.skip == skip).map(Trial::point);
@@ -111,7 +118,8 @@ pub(super) fn measure(
         calibration_tokens: calibration.iter().map(|ids| ids.len()).sum(),
         scored_prompts: scored.len(),
         curves: zeros.into_iter().map(curve).collect(),
-        q8_0_cache: q8_0.is_some().then(|| q8_0_compared.cost()),
+        q8_0_cache: others.get(1).map(|(_, compared)| compared.cost()),
+        int8: others[0].1.cost(),
     })
 }
 
@@ -155,15 +163,21 @@ fn calibrate(
     Ok(histograms.clone())
 }
 
-/// An executor of the same model with a cache of q8_0; `None` where it does not fit, or the
-/// unchanged run's is no f16.
-fn q8_0_executor(executor: &Executor) -> Result<Option<Executor>, HeadroomError> {
-    let (model, options) = (executor.model(), executor.options());
-    let plain = [options.cache_k, options.cache_v].iter().all(|kind| *kind == CacheType::F16);
-    if !plain || !cache::q8_0_fits(model.config()) {
-        return Ok(None);
-    }
+fn exact(options: &ExecutorOptions) -> ExecutorOptions {
+    ExecutorOptions { exact: true, ..options.clone() }
+}
+
+/// Executors that compute in other ways: in int8; and, if that makes a difference and fits, exactly
+/// with a cache of q8_0.
+fn others(
+    model: &Arc<Model>,
+    options: &ExecutorOptions,
+) -> Result<Vec<(Executor, Compared)>, HeadroomError> {
     let (cache_k, cache_v) = (CacheType::Q8_0, CacheType::Q8_0);
-    let options = ExecutorOptions { cache_k, cache_v, ..options.clone() };
-    Ok(Some(Executor::new(Arc::clone(model), options)?))
+    let mut ways = vec![ExecutorOptions { exact: false, ..options.clone() }];
+    if cache::q8_0_fits(model.config()) && ![options.cache_k, options.cache_v].contains(&cache_k) {
+        ways.push(ExecutorOptions { cache_k, cache_v, ..exact(options) });
+    }
+    let start = |options| Ok((Executor::new(Arc::clone(model), options)?, Compared::default()));
+    ways.into_iter().map(start).collect()
 }

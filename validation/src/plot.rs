@@ -66,13 +66,14 @@ impl Axis<'_> {
     /// The label of a place.
     fn mark(self, place: f64) -> String {
         let value = if self.log { libm::exp10(place) } else { place };
-        match value.abs() {
-            0.0 => "0".to_owned(),
-            size if !(1e-3..1e4).contains(&size) => format!("{value:.1e}"),
-            size if size >= 10.0 => format!("{value:.0}"),
-            size if size >= 0.1 => format!("{value:.2}"),
-            _ => format!("{value:.4}"),
-        }
+        let digits = match value.abs() {
+            size if size != 0.0 && !(1e-3..1e6).contains(&size) => return format!("{value:.1e}"),
+            size if size >= 10.0 => return format!("{value:.0}"),
+            size if size >= 0.1 => 2,
+            _ => 4,
+        };
+        let text = format!("{value:.digits$}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
     }
 }
 
@@ -120,7 +121,7 @@ impl Chart<'_> {
             .y_desc(self.y.label)
             .x_label_formatter(&|place| self.x.mark(*place))
             .y_label_formatter(&|place| self.y.mark(*place))
-            .light_line_style(WHITE)
+            .max_light_lines(1)
             .bold_line_style(BLACK.mix(0.12))
             .draw()
             .map_err(text)?;
@@ -192,6 +193,10 @@ mod tests {
     fn labels_are_short() {
         let log = Axis { label: "", log: true };
         assert_eq!((log.mark(-4.0), log.mark(2.0)), ("1.0e-4".to_owned(), "100".to_owned()));
-        assert_eq!(Axis { log: false, ..log }.mark(0.25), "0.25");
+        let linear = Axis { log: false, ..log };
+        assert_eq!(
+            [0.25, 0.05, 5.0, 0.0, 16384.0].map(|x| linear.mark(x)).join(" "),
+            "0.25 0.05 5 0 16384"
+        );
     }
 }

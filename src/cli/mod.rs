@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod chat;
 mod doctor;
+mod headroom;
 mod inspect;
 mod logits;
 mod models;
@@ -32,6 +33,7 @@ pub use args::{
     ThreadArgs, spell_out,
 };
 pub use chat::{ChatArgs, run as run_chat};
+pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroom};
 pub use models::model_file;
 pub use progress::Terminal;
 pub use speculation::{SpecArgs, SpecMode};
@@ -83,6 +85,7 @@ enum Command {
     Logits(logits::LogitsArgs),
     Perplexity(perplexity::PerplexityArgs),
     Bench(bench::BenchArgs),
+    Headroom(headroom::HeadroomArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -121,6 +124,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Headroom(args) => headroom::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

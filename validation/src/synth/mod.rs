@@ -261,6 +261,9 @@ impl<'a> Pieces<'a> {
         let block_bytes = self.dtype.block_bytes();
         let blocks_max = PIECE_BYTES_MAX / block_bytes / BLOCKS_ALIGN * BLOCKS_ALIGN;
         let blocks = (self.blocks - self.next_block).min(blocks_max as u64);
+        if blocks == 0 {
+            return false;
+        }
         match &self.source {
             Source::Noise(filler) => {
                 buffer.resize(blocks as usize * block_bytes, 0);
@@ -273,6 +276,6 @@ impl<'a> Pieces<'a> {
             }
         }
         self.next_block += blocks;
-        blocks > 0
+        true
     }
 }

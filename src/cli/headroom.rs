@@ -7,8 +7,8 @@ use aios_validation::headroom::{self, HeadroomError, HeadroomReport, Plan};
 use aios_validation::prompts::Prompts;
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::progress::bar;
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
 
@@ -109,7 +109,7 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
     let options = args.compute.options(plan.context())?;
     let path = model_file(&args.model.model, interrupt)?;
     let model = args.weights.load(&path, args.compute.exact, interrupt)?;
-    let bar = bar();
+    let bar = bar(TEMPLATE);
     let mut doing = "";
     let report = headroom::run(&model, &options, &prompts, &plan, &mut |now, done, total| {
         if doing != now {
@@ -126,14 +126,4 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
         Err(HeadroomError::Interrupted) => Err(Interrupted.into()),
         other => Ok(other?),
     }
-}
-
-/// A bar on stderr, if that is a terminal.
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    // A template that does not parse leaves indicatif's own.
-    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
 }

@@ -4,8 +4,10 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
 mod args;
+mod baseline;
 mod bench;
 mod chat;
+mod compliance;
 mod doctor;
 mod headroom;
 mod inspect;
@@ -85,6 +87,9 @@ enum Command {
     Logits(logits::LogitsArgs),
     Perplexity(perplexity::PerplexityArgs),
     Bench(bench::BenchArgs),
+    Baseline(baseline::BaselineArgs),
+    Compliance(compliance::ComplianceArgs),
+    Catalog(compliance::CatalogArgs),
     Headroom(headroom::HeadroomArgs),
 }
 
@@ -98,6 +103,14 @@ pub fn main() -> ExitCode {
     // A chat template is rendered by a child process that is this program again.
     aios_engine::template::run_child_if_asked();
     main_with(std::env::args_os())
+}
+
+/// Runs one subcommand, as a program of its own, with the arguments of this process.
+pub fn main_of(command: &str) -> ExitCode {
+    aios_engine::template::run_child_if_asked();
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    args.insert(1.min(args.len()), command.into());
+    main_with(args)
 }
 
 fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -124,6 +137,9 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
+        Command::Compliance(args) => compliance::run(&args),
+        Command::Catalog(args) => compliance::run_catalog(&args),
         Command::Headroom(args) => headroom::run(&args),
     };
     match outcome {

@@ -10,11 +10,11 @@ use aios_validation::divergence::{DivergenceSummary, Divergences};
 use aios_validation::perplexity::{Losses, WINDOW_MIN, Windows, evaluate};
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use super::progress::bar;
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::Interrupt;
 
@@ -91,7 +91,8 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let mut executor = Executor::new(model, options)?;
     let mut losses = Losses::default();
     let mut divergences = Divergences::default();
-    let bar = bar(windows.count());
+    let bar = bar(TEMPLATE).with_message("...");
+    bar.set_length(windows.count() as u64);
     evaluate(&mut executor, &windows, &mut |scored| {
         if interrupt.is_set() {
             return Err(EngineError::Cancelled.into());
@@ -195,14 +196,4 @@ fn sha256_of(path: &Path) -> anyhow::Result<[u8; 32]> {
         let read = bytes.len();
         from.consume(read);
     }
-}
-
-fn bar(windows: usize) -> ProgressBar {
-    let target = ProgressDrawTarget::stderr();
-    let bar = ProgressBar::with_draw_target(Some(windows as u64), target).with_message("...");
-    // A template that does not parse leaves indicatif's own.
-    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
 }

@@ -9,6 +9,16 @@ use crate::models::Observer;
 const TEMPLATE: &str = "{msg:18} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, \
                         {decimal_bytes_per_sec}, {eta} left";
 
+/// A bar on stderr, if that is a terminal, in indicatif's `template`.
+pub fn bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    // A template that does not parse leaves indicatif's own.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
 /// Reports on stderr, so that stdout stays clean for results.
 pub struct Terminal {
     bar: ProgressBar,
@@ -18,12 +28,7 @@ pub struct Terminal {
 impl Terminal {
     /// A bar that appears with the first report.
     pub fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        // A template that does not parse leaves indicatif's own.
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Self { bar, step: RefCell::default() }
+        Self { bar: bar(TEMPLATE), step: RefCell::default() }
     }
 }
 

@@ -129,6 +129,19 @@ fn read(
     Ok(())
 }
 
+/// Generates `count` tokens one by one, as [`measure`] does; what they are does not matter.
+///
+/// # Errors
+/// Those of [`Executor::forward`], and what `between` returns.
+pub fn generate_tokens(
+    executor: &mut Executor,
+    count: usize,
+    between: &mut dyn FnMut() -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let ids = Tokens::of(executor).take(count);
+    generate(executor, &ids, between)
+}
+
 /// Passes of one token each, with their logits.
 fn generate(
     executor: &mut Executor,

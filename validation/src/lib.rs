@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 pub mod base;
+pub mod baseline;
 pub mod bench;
 pub mod compliance;
 pub mod counters;
@@ -15,4 +16,5 @@ pub mod logits;
 pub mod perplexity;
 pub mod plot;
 pub mod prompts;
+pub mod report;
 pub mod synth;

@@ -67,6 +67,12 @@ impl Model {
         &self.path
     }
 
+    /// Its files, in order: several if it is split.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let parts = self.blocks.mappings().iter().take(self.header_bytes.len());
+        parts.map(|mapping| mapping.path().to_owned()).collect()
+    }
+
     /// The metadata of its (first) file.
     pub const fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -4,8 +4,9 @@ use super::activations::SMALL;
 use super::duplicates::Repeats;
 use super::levers::{Lever, megabytes, percent, stability};
 use super::lookup::{Category, Drafted};
-use super::report::{HeadroomReport, Picture};
+use super::report::HeadroomReport;
 use super::scores::Skip;
+use crate::report::Picture;
 use std::fmt::Write as _;
 
 /// What stands in a table where nothing was measured.

@@ -21,6 +21,7 @@ mod tests;
 
 use crate::plot::PlotError;
 use crate::prompts::{Prompt, Prompts};
+use crate::report::WriteError;
 use aios_engine::gguf::GgufError;
 use aios_engine::tokenizer::{ParseSpecial, TokenizerError};
 use aios_engine::{EngineError, Executor, ExecutorOptions, Model};
@@ -103,13 +104,8 @@ pub enum HeadroomError {
     #[error(transparent)]
     Plot(#[from] PlotError),
     /// A report could not be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,

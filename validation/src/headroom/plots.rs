@@ -1,9 +1,10 @@
 //! The report's pictures.
 
 use super::HeadroomError;
-use super::report::{HeadroomReport, Picture};
+use super::report::HeadroomReport;
 use super::scores::Skip;
 use crate::plot::{Axis, Chart, Series};
+use crate::report::Picture;
 
 const SPARSITY: &str = "What skipping neurons costs";
 const LAYERS: &str = "Zeros and active sets by layer";

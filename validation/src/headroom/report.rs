@@ -11,9 +11,8 @@ use super::sparsity::Sparsity;
 use super::{HeadroomError, Progress};
 use crate::logits::hex;
 use crate::prompts::{Prompt, Prompts};
-use crate::synth::SYNTHETIC_KEY;
+use crate::report::{Environment, ModelInfo, Picture};
 use aios_contract::{FfnLayout, Role, RoleGroup};
-use aios_engine::gguf::{Escaped, Metadata};
 use aios_engine::{ExecutorOptions, Model};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -56,40 +55,6 @@ pub struct HeadroomReport {
     pub levers: Vec<Lever>,
 }
 
-/// Which model was measured.
-#[derive(Clone, Debug, Serialize)]
-pub struct ModelInfo {
-    /// Its file's name.
-    pub name: String,
-    /// SHA-256 of the file, or of its parts one after another.
-    pub sha256: String,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Whether its weights are random (SPEC Y1), so that no figure says anything of a real model.
-    pub synthetic: bool,
-    /// Its architecture.
-    pub architecture: &'static str,
-    /// Its layers.
-    pub layers: usize,
-}
-
-/// With what a model was measured.
-#[derive(Clone, Debug, Serialize)]
-pub struct Environment {
-    /// The version of this program.
-    pub version: &'static str,
-    /// Operating system and processor architecture.
-    pub platform: String,
-    /// The instruction set.
-    pub isa: &'static str,
-    /// Threads that read prompts.
-    pub threads: usize,
-    /// Whether the arithmetic was exact, and not int8.
-    pub exact: bool,
-    /// The types of the cached keys and values.
-    pub cache_types: [&'static str; 2],
-}
-
 /// The prompts of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Calibration {
@@ -129,24 +94,9 @@ pub(super) fn about(
     texts: &[(&Prompt, Vec<u32>)],
     progress: &mut Progress<'_>,
 ) -> Result<About, HeadroomError> {
-    let config = model.config();
     Ok(About {
-        model: ModelInfo {
-            name: Escaped::new(&file.name()).to_string(),
-            sha256: hex(&file.sha256(progress)?),
-            bytes: file.bytes(),
-            synthetic: is_synthetic(model.metadata()),
-            architecture: config.architecture.name(),
-            layers: config.layers,
-        },
-        environment: Environment {
-            version: env!("CARGO_PKG_VERSION"),
-            platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
-            isa: options.isa.description(),
-            threads: options.threads_batch,
-            exact: options.exact,
-            cache_types: [options.cache_k.name(), options.cache_v.name()],
-        },
+        model: ModelInfo::new(model, &file.name(), &file.sha256(progress)?, file.bytes()),
+        environment: Environment::new(options, options.threads_batch),
         calibration: Calibration {
             sha256: hex(&prompts.sha256),
             file_prompts: prompts.prompts.len(),
@@ -155,13 +105,6 @@ pub(super) fn about(
         },
         bytes_per_token: token_bytes(model, file),
     })
-}
-
-/// Whether a file is stamped as synthetic. A stamp of another type is one as well: who cannot be
-/// trusted to write it is not to be taken for real.
-fn is_synthetic(metadata: &Metadata) -> bool {
-    metadata.get(SYNTHETIC_KEY).is_some()
-        && !matches!(metadata.bool(SYNTHETIC_KEY), Ok(Some(false)))
 }
 
 fn token_bytes(model: &Model, file: &GgufFile) -> TokenBytes {
@@ -230,32 +173,10 @@ impl HeadroomReport {
     /// # Errors
     /// [`HeadroomError::Write`], [`HeadroomError::Plot`].
     pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>, HeadroomError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            |source| HeadroomError::Write { path, source }
-        };
-        std::fs::create_dir_all(folder).map_err(failed(folder))?;
         let pictures = self.pictures()?;
         let markdown = self.markdown(&pictures);
         let texts = [(JSON_FILE, self.json()), (MARKDOWN_FILE, markdown)];
         let pictures = pictures.into_iter().map(|picture| (picture.file, picture.svg));
-        let mut written = Vec::new();
-        for (name, content) in texts.into_iter().chain(pictures) {
-            let path = folder.join(name);
-            std::fs::write(&path, content).map_err(failed(&path))?;
-            written.push(path);
-        }
-        Ok(written)
+        Ok(crate::report::write(folder, texts.into_iter().chain(pictures))?)
     }
-}
-
-/// A picture of a report.
-#[derive(Clone, Debug)]
-pub struct Picture {
-    /// Its file's name.
-    pub file: &'static str,
-    /// What it shows.
-    pub title: &'static str,
-    /// The document.
-    pub svg: String,
 }

@@ -1,0 +1,129 @@
+//! `aios baseline`: MB per token by every source there is, and how fast it goes.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use aios_engine::{EngineError, Executor};
+use aios_validation::baseline::{About, BaselineReport, Bench, Peer, Plan, measure};
+use aios_validation::counters::Machine;
+use aios_validation::report::{self, Environment, ModelInfo};
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+
+use super::doctor::buffer_bytes;
+use super::progress::bar;
+use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
+use crate::doctor::{Report as Doctor, bandwidth};
+use crate::interrupt::{Interrupt, Interrupted};
+
+const TEMPLATE: &str = "runs [{bar:30}] {pos}/{len}, {elapsed}";
+/// Runs of the streaming read before each run; the median counts.
+const STREAM_RUNS: usize = 3;
+
+/// Measure MB of DRAM per token and the speed of decoding, over several runs.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  aios baseline -m model.gguf
+  aios baseline -m model.gguf --runs 5 --tokens 200 --peer llama-cpp --out report
+
+Each run loads the model anew. Counted bytes are exact; measured ones need the memory controllers'
+counters, and the report says what stands in their way. The exit code is 1 if figures vary by 5 %
+or more from run to run, or if what was measured cannot be.")]
+pub(super) struct BaselineArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Runs.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=1000))]
+    runs: u32,
+    /// Tokens generated in each.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    tokens: u32,
+    /// Run another engine on the same file too.
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    peer: Option<PeerName>,
+    /// The Python that the other engine is installed in.
+    #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peer")]
+    python: String,
+    /// Write baseline.json and baseline.md into this folder, instead of Markdown to stdout.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PeerName {
+    /// llama-cpp-python, as PyPI has it.
+    LlamaCpp,
+}
+
+/// Runs `aios baseline`.
+pub(super) fn run(args: &BaselineArgs) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+    let report = baseline(args, &interrupt)?;
+    let json = serde_json::to_string_pretty(&report)? + "\n";
+    let mut out = io::stdout().lock();
+    if let Some(folder) = &args.out {
+        let files = [("baseline.json", json.clone()), ("baseline.md", report.markdown())];
+        for path in report::write(folder, files)? {
+            if !args.json {
+                writeln!(out, "{}", path.display())?;
+            }
+        }
+    }
+    if args.json {
+        out.write_all(json.as_bytes())?;
+    } else if args.out.is_none() {
+        out.write_all(report.markdown().as_bytes())?;
+    }
+    anyhow::ensure!(report.passes, "the baseline does not pass: {}", report.remarks.join("; "));
+    Ok(())
+}
+
+fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<BaselineReport> {
+    let plan = Plan { runs: usize::try_from(args.runs)?, tokens: usize::try_from(args.tokens)? };
+    let path = model_file(&args.model.model, interrupt)?;
+    let options = args.compute.options(plan.context())?;
+    let weights = |path: &Path| args.weights.load(path, args.compute.exact, interrupt);
+    // What is made once is not part of loading.
+    let model = weights(&path)?;
+    let doctor = Doctor::collect(Path::new("/"));
+    let bar = bar(TEMPLATE);
+    bar.set_length(u64::from(args.runs));
+    let info = ModelInfo::of_files(&model, &model.files(), &mut || !interrupt.is_set())?;
+    let about = About {
+        model: info.ok_or(Interrupted)?,
+        environment: Environment::new(&options, options.threads),
+        processor: doctor.cpu.model.clone(),
+        simulated: None,
+        peer: None,
+    };
+    drop(model);
+    let bytes = buffer_bytes(&doctor);
+    let mut bench = Bench {
+        load: &mut || Ok(Executor::new(weights(&path)?, options.clone())?),
+        stream: &mut || Ok(bandwidth::measure(options.threads, bytes, STREAM_RUNS)?.median_gb_per_s),
+        machine: &Machine::here(),
+        cache_bytes: doctor.last_level_cache_bytes().unwrap_or(0),
+        between: &mut |done| {
+            bar.set_position(done as u64);
+            if interrupt.is_set() { Err(EngineError::Cancelled) } else { Ok(()) }
+        },
+    };
+    let (runs, measured) = measure(plan, &mut bench)?;
+    bar.finish_and_clear();
+    let peer = args.peer.map(|PeerName::LlamaCpp| {
+        tracing::info!("running llama.cpp");
+        Peer::llama_cpp(&args.python, &path, options.threads, plan.tokens, plan.runs)
+    });
+    let about = About { peer, ..about };
+    BaselineReport::new(plan, about, runs, measured).context("there was no run")
+}

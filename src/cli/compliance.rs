@@ -1,0 +1,254 @@
+//! `aios compliance`: a model held against the Model Contract; `aios catalog`: a page of many.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use aios_contract::requirements::{Probe, Sparsity};
+use aios_engine::gguf::{Escaped, Gguf};
+use aios_engine::{Executor, Model, read_config};
+use aios_residency::Mapping;
+use aios_validation::compliance::catalog::{Baseline, catalog};
+use aios_validation::compliance::{
+    ComplianceReport, HardwareProfile, Inputs, ModelIdentity, THIS_MACHINE, assess, extract,
+    group_bytes,
+};
+use aios_validation::headroom::measure_zeros;
+use aios_validation::prompts::Prompts;
+use aios_validation::report::{self, is_synthetic};
+use anyhow::Context;
+use clap::Args;
+
+use super::doctor::buffer_bytes;
+use super::progress::bar;
+use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
+use crate::doctor::{Report as Doctor, bandwidth};
+use crate::interrupt::{Interrupt, Interrupted};
+
+const TEMPLATE: &str = "{msg:24} [{bar:30}] {pos}/{len}, {elapsed}";
+/// Files of a report, by which `aios catalog` finds them.
+const COMPLIANCE_FILE: &str = "compliance.json";
+const BASELINE_FILE: &str = "baseline.json";
+/// The longest report that is read.
+const REPORT_BYTES_MAX: u64 = 16 << 20;
+
+/// Hold a model against the Model Contract: R1 to R5, the tier, the recommended configuration.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  aios compliance -m model.gguf
+  aios compliance -m model.gguf --calibration validation/data/calibration_prompts.jsonl --out report
+  aios compliance -m model.gguf --hardware-profile desktop-36mb --json
+
+R1 needs a run over at least 1,000 prompts where the activation can give zeros at all. What was not
+measured is unknown, and unknown is not a pass. SPEC.md, chapter R, has the requirements.")]
+pub(super) struct ComplianceArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Measure R1 on these prompts: JSON lines, each an object with a "text".
+    #[arg(long, value_name = "PATH")]
+    calibration: Option<PathBuf>,
+    /// Read at most this many tokens of a prompt.
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "calibration")]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=65536))]
+    tokens: u32,
+    /// The machine that the configuration is for: this-machine, or a named class.
+    #[arg(long, value_name = "NAME", default_value = THIS_MACHINE, value_parser = profile_names())]
+    hardware_profile: String,
+    /// Write compliance.json and compliance.md into this folder, instead of Markdown to stdout.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+fn profile_names() -> clap::builder::PossibleValuesParser {
+    std::iter::once(THIS_MACHINE).chain(HardwareProfile::presets()).collect::<Vec<_>>().into()
+}
+
+/// Make a page of the reports of many models.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  aios catalog reports/* --out validation/CATALOG.md
+
+Each folder holds a compliance.json, and perhaps a baseline.json, as --out of the two commands
+writes them.")]
+pub(super) struct CatalogArgs {
+    /// Folders with reports.
+    #[arg(required = true, value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+    /// Write the page there instead of to stdout.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Runs `aios compliance`.
+pub(super) fn run(args: &ComplianceArgs) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+    let report = comply(args, &interrupt)?;
+    let json = report.to_json()?;
+    let mut out = io::stdout().lock();
+    if let Some(folder) = &args.out {
+        let files = [(COMPLIANCE_FILE, json.clone()), ("compliance.md", report.to_markdown())];
+        for path in report::write(folder, files)? {
+            if !args.json {
+                writeln!(out, "{}", path.display())?;
+            }
+        }
+    }
+    if args.json {
+        out.write_all(json.as_bytes())?;
+    } else if args.out.is_none() {
+        out.write_all(report.to_markdown().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Runs `aios catalog`.
+pub(super) fn run_catalog(args: &CatalogArgs) -> anyhow::Result<()> {
+    let mut reports = Vec::new();
+    let mut baselines = Vec::new();
+    for folder in &args.folders {
+        let path = folder.join(COMPLIANCE_FILE);
+        let what = || format!("{} is no compliance report", path.display());
+        reports.push(ComplianceReport::from_json(&text_of(&path)?).with_context(what)?);
+        let path = folder.join(BASELINE_FILE);
+        if path.exists() {
+            let what = || format!("{} is no baseline report", path.display());
+            baselines.push(Baseline::from_json(&text_of(&path)?).with_context(what)?);
+        }
+    }
+    let page = catalog(&reports, &baselines)?;
+    match &args.out {
+        Some(path) => {
+            fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
+        }
+        None => Ok(io::stdout().write_all(page.as_bytes())?),
+    }
+}
+
+fn text_of(path: &Path) -> anyhow::Result<String> {
+    let what = || format!("cannot read {}", path.display());
+    let bytes = fs::metadata(path).with_context(what)?.len();
+    anyhow::ensure!(bytes <= REPORT_BYTES_MAX, "{} is too long for a report", path.display());
+    fs::read_to_string(path).with_context(what)
+}
+
+fn comply(args: &ComplianceArgs, interrupt: &Interrupt) -> anyhow::Result<ComplianceReport> {
+    // The prompts are read first: a mistake in them should not cost the loading of a model.
+    let prompts = args.calibration.as_deref().map(Prompts::read).transpose()?;
+    let hardware = hardware(args)?;
+    let path = model_file(&args.model.model, interrupt)?;
+    let mapping = Mapping::open(&path)?;
+    let header = Gguf::parse(mapping.bytes()).with_context(|| path.display().to_string())?;
+    let started = Instant::now();
+    // A model with aliases is judged by its header: this engine does not run it.
+    let model = match header.metadata.get(extract::ALIAS_TENSORS_KEY) {
+        None => Some(args.weights.load(&path, args.compute.exact, interrupt)?),
+        Some(_) => None,
+    };
+    let config = match &model {
+        Some(model) => model.config().clone(),
+        None => read_config(&header.metadata, rows_of_embedding(&header))?,
+    };
+    let identity = identity(&path, model.as_deref(), interrupt)?;
+    let sparsity = match (&model, &prompts) {
+        (Some(model), Some(prompts)) => Some(zeros(args, model, prompts, interrupt)?),
+        _ => None,
+    };
+    let aliases = extract::aliases(&header, mapping.bytes(), config.layers);
+    let sidecar = extract::sidecar_path(&path);
+    let beside = sidecar.exists().then(|| text_of(&sidecar)).transpose()?;
+    let file_bytes = mapping.bytes().len() as u64;
+    let manifest = extract::manifest(&header, file_bytes, beside.as_deref());
+    let start = model.as_ref().map(|_| started.elapsed().as_secs_f64());
+    Ok(assess(Inputs {
+        synthetic: is_synthetic(&header.metadata),
+        config: &config,
+        bytes: model
+            .as_ref()
+            .map(|model| group_bytes(model.tensors(), &model.bytes_per_token()))
+            .unwrap_or_default(),
+        sparsity,
+        aliases: Probe::from_result(aliases),
+        profiler_start_s: start.filter(|_| matches!(manifest, Ok(Some(_)))),
+        manifest: Probe::from_result(manifest),
+        reduction: None,
+        hardware,
+        model: identity,
+    }))
+}
+
+/// Rows of the embedding; 0 if there is none, which reading the configuration refuses.
+fn rows_of_embedding(header: &Gguf) -> usize {
+    let mut tensors = header.tensors.iter();
+    let embedding = tensors.find(|tensor| tensor.name == "token_embd.weight");
+    let rows = embedding.and_then(|tensor| tensor.shape.get(1).copied());
+    rows.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0)
+}
+
+fn identity(
+    path: &Path,
+    model: Option<&Model>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<ModelIdentity> {
+    let files = model.map_or_else(|| vec![path.to_owned()], Model::files);
+    let digest = report::digest(&files, &mut || !interrupt.is_set())?;
+    let (sha256, bytes) = digest.ok_or(Interrupted)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = Escaped::new(&name).to_string();
+    Ok(ModelIdentity { name, sha256: aios_validation::logits::hex(&sha256), bytes })
+}
+
+/// R1's measurement.
+fn zeros(
+    args: &ComplianceArgs,
+    model: &std::sync::Arc<Model>,
+    prompts: &Prompts,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Sparsity> {
+    let tokens = usize::try_from(args.tokens)?;
+    let mut executor = Executor::new(model.clone(), args.compute.options(tokens)?)?;
+    let bar = bar(TEMPLATE);
+    let list: Vec<_> = prompts.prompts.iter().collect();
+    let zeros = measure_zeros(&mut executor, &list, tokens, &mut |doing, done, total| {
+        bar.set_message(doing);
+        bar.set_length(total);
+        bar.set_position(done);
+        !interrupt.is_set()
+    });
+    bar.finish_and_clear();
+    if interrupt.is_set() {
+        return Err(Interrupted.into());
+    }
+    let zeros = zeros?;
+    Ok(Sparsity { prompts: zeros.prompts as u64, zero_fraction: zeros.mean_zero_fraction })
+}
+
+fn hardware(args: &ComplianceArgs) -> anyhow::Result<HardwareProfile> {
+    if args.hardware_profile != THIS_MACHINE {
+        return Ok(HardwareProfile::preset(&args.hardware_profile)?);
+    }
+    let doctor = Doctor::collect(Path::new("/"));
+    let cores = aios_kernels::allowed_processors().len().max(1);
+    let bytes = |level| {
+        let of = doctor.caches.iter().filter(|cache| cache.level == level);
+        let sum: u64 = of.map(|cache| cache.bytes.saturating_mul(cache.instances)).sum();
+        (sum > 0).then_some(sum)
+    };
+    let stream = bandwidth::measure(cores, buffer_bytes(&doctor), 3)?;
+    Ok(HardwareProfile {
+        memory_bytes: doctor.memory.total_bytes,
+        l2_bytes: bytes(2),
+        l3_bytes: bytes(3),
+        stream_gb_per_s: Some(stream.median_gb_per_s),
+        ..HardwareProfile::this_machine(cores)
+    })
+}

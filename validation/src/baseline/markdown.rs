@@ -1,0 +1,129 @@
+//! The baseline for people.
+
+use super::{BaselineReport, Measurement, Peer, Spread};
+use std::fmt::Write as _;
+
+/// The published figure that a report on a model of Falcon 7B's shape explains.
+const FALCON: &str = "
+## The published figure
+
+For Falcon-7B Q4_K_M on a Core Ultra 7 265K, 2340 ± 4 MB/token at 11.43 tokens/s have been published,
+read off the counter `uncore_imc_free_running_0`. That cannot be: the weights that a token must read
+come to the counted figure above, about twice as much. Two things explain it. The unit was MiB, so that
+2340 are 2454 MB; and that processor has two memory controllers, each with a device of its own, of which
+one was read. Both together read 2 × 2454 = 4907 MB, which is the counted figure and 2 % for the
+rest. At 11.43 tokens/s the machine streams 56 GB/s, not 27.
+";
+
+pub(super) fn render(report: &BaselineReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write(report, &mut text);
+    text
+}
+
+fn write(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
+    let model = &report.model;
+    writeln!(out, "# Baseline of {}\n", model.name)?;
+    if model.synthetic {
+        writeln!(
+            out,
+            "**Synthetic weights: speed and bytes only, what it says means nothing.**\n"
+        )?;
+    }
+    let verdict = if report.passes { "steady" } else { "not steady" };
+    writeln!(
+        out,
+        "{} runs of {} tokens, each after loading anew; **{verdict}**.\n",
+        report.plan.runs, report.plan.tokens
+    )?;
+    for remark in &report.remarks {
+        writeln!(out, "- {remark}")?;
+    }
+    figures(report, out)?;
+    if let Some(peer) = &report.peer {
+        write_peer(report, peer, out)?;
+    }
+    runs(report, out)?;
+    let environment = &report.environment;
+    writeln!(out, "\n## Environment\n")?;
+    writeln!(out, "- model: {} bytes, SHA-256 {}", model.bytes, model.sha256)?;
+    writeln!(out, "- processor: {}", report.processor.as_deref().unwrap_or("does not tell"))?;
+    writeln!(out, "- aios {}, {}", environment.version, environment.platform)?;
+    writeln!(out, "- instruction set {}, {} threads", environment.isa, environment.threads)?;
+    let [k, v] = environment.cache_types;
+    writeln!(out, "- cache {k}/{v}")?;
+    if model.architecture == "falcon" && model.layers == 32 {
+        out.push_str(FALCON);
+    }
+    Ok(())
+}
+
+fn figures(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "\n| figure | mean ± sd | CV | source |\n|---|---:|---:|---|")?;
+    let row = |out: &mut String, name: &str, spread: &Spread, digits: usize, source: &str| {
+        let (mean, sd) = (spread.statistics.mean, spread.statistics.sd);
+        let cv = spread.cv * 100.0;
+        writeln!(out, "| {name} | {mean:.digits$} ± {sd:.digits$} | {cv:.1} % | {source} |")
+    };
+    let mb = &report.mb_per_token;
+    row(out, "MB/token", &mb.counted, 1, "counted")?;
+    match &mb.simulated {
+        Some(figure) => {
+            let (value, cache) = (figure.mb_per_token, &figure.cache);
+            writeln!(out, "| MB/token | {value:.1} | | simulated: {cache} |")?;
+        }
+        None => writeln!(out, "| MB/token | not simulated | | |")?,
+    }
+    match &mb.measured {
+        Measurement::Measured { mb_per_token, reading } => {
+            row(out, "MB/token", mb_per_token, 1, &reading.source)?;
+        }
+        _ => writeln!(out, "| MB/token | not measured | | see above |")?,
+    }
+    row(out, "tokens/s", &report.tokens_per_s, 2, "timed")?;
+    row(out, "GB/s read", &report.read_gb_per_s, 2, "counted, timed")?;
+    row(out, "GB/s of a streaming read", &report.stream_gb_per_s, 2, "timed in the same run")?;
+    row(out, "of the streaming read", &report.bandwidth_fraction, 3, "")?;
+    row(out, "load, ms", &report.load_ms, 1, "timed")?;
+    if let Some(bytes) = report.resident_bytes {
+        let mb = bytes as f64 / 1e6;
+        writeln!(out, "| MB resident, mapped files included | {mb:.0} | | the system |")?;
+    }
+    Ok(())
+}
+
+fn write_peer(report: &BaselineReport, peer: &Peer, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "\n## Beside llama.cpp\n")?;
+    match peer {
+        Peer::Missing { reason } => writeln!(out, "Not run: {reason}"),
+        Peer::Ran(run) => {
+            let (own, other) = (report.tokens_per_s.statistics.median, run.tokens_per_s.median);
+            writeln!(
+                out,
+                "llama-cpp-python {}: {other:.2} tokens/s (median of {}); here {own:.2}, {:.2} times \
+                 as many.",
+                run.version,
+                run.tokens_per_s.samples.len(),
+                own / other
+            )
+        }
+    }
+}
+
+fn runs(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## Runs\n\n| tokens/s | streaming read, GB/s | load, ms | measured MB/token |"
+    )?;
+    writeln!(out, "|---:|---:|---:|---:|")?;
+    for run in &report.runs {
+        let measured = run.measured_mb_per_token.map_or("–".to_owned(), |mb| format!("{mb:.1}"));
+        writeln!(
+            out,
+            "| {:.2} | {:.2} | {:.1} | {measured} |",
+            run.tokens_per_s, run.stream_gb_per_s, run.load_ms
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! The baseline of a model on a machine: MB of DRAM read per generated token, by every source that
+//! there is, and how fast it goes, over several runs that each begin with loading (SPEC E).
+
+mod markdown;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use crate::bench::{Statistics, generate_tokens};
+use crate::counters::{DramMeter, DramReading, Floor, Machine, MeterError};
+use crate::report::{Environment, ModelInfo};
+use aios_engine::{EngineError, Executor};
+use aios_residency::Phase;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+pub use peer::{Peer, PeerRun};
+
+/// The version of the JSON: a key that changes its meaning or goes raises it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The most that a steady figure may vary: its standard deviation over its mean.
+pub const CV_MAX: f64 = 0.05;
+
+/// How long the machine is watched at rest, before and after the tokens.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// Tokens that are generated before the measured ones.
+const WARM_UP: usize = 4;
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Runs, each from loading on.
+    pub runs: usize,
+    /// Tokens generated in each.
+    pub tokens: usize,
+}
+
+impl Plan {
+    /// Positions that the context must hold.
+    pub const fn context(&self) -> usize {
+        self.tokens + WARM_UP
+    }
+}
+
+/// Why there is no baseline.
+#[derive(Debug, thiserror::Error)]
+pub enum BaselineError {
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Load(#[from] anyhow::Error),
+    /// It could not be run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// Milliseconds to load the model and allocate its cache.
+    pub load_ms: f64,
+    /// Generated tokens per second.
+    pub tokens_per_s: f64,
+    /// MB per token, counted by the ledger.
+    pub counted_mb_per_token: f64,
+    /// MB per token, read off the memory controllers.
+    pub measured_mb_per_token: Option<f64>,
+    /// A streaming read just before, GB/s.
+    pub stream_gb_per_s: f64,
+    /// Memory that the process had resident after it, bytes.
+    pub resident_bytes: Option<u64>,
+}
+
+/// A figure over all runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spread {
+    /// The statistics.
+    #[serde(flatten)]
+    pub statistics: Statistics,
+    /// The coefficient of variation: standard deviation over mean.
+    pub cv: f64,
+}
+
+impl Spread {
+    /// Of samples; `None` if there are none.
+    pub fn of(samples: Vec<f64>) -> Option<Self> {
+        let statistics = Statistics::of(samples)?;
+        let cv = statistics.sd / statistics.mean;
+        Some(Self { statistics, cv })
+    }
+}
+
+/// What the memory controllers said.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Measurement {
+    /// They were read in every run.
+    Measured {
+        /// MB per token.
+        mb_per_token: Spread,
+        /// The last run's reading.
+        reading: DramReading,
+    },
+    /// What they said cannot be.
+    Refused {
+        /// Why not.
+        reason: String,
+    },
+    /// They cannot be read here.
+    Unavailable {
+        /// Why.
+        cause: String,
+        /// What to do about it.
+        remedy: String,
+    },
+}
+
+/// What a model of a cache says.
+#[derive(Clone, Debug, Serialize)]
+pub struct SimulatedFigure {
+    /// MB read from DRAM per token.
+    pub mb_per_token: f64,
+    /// Bytes read over the different bytes that a token touches.
+    pub reread_ratio: f64,
+    /// Which cache.
+    pub cache: String,
+}
+
+/// MB per token by source.
+#[derive(Clone, Debug, Serialize)]
+pub struct MegabytesPerToken {
+    /// By the ledger: exact, the least that a token must read.
+    pub counted: Spread,
+    /// By a model of a cache.
+    pub simulated: Option<SimulatedFigure>,
+    /// By the memory controllers.
+    pub measured: Measurement,
+}
+
+/// The baseline.
+#[derive(Clone, Debug, Serialize)]
+pub struct BaselineReport {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The model.
+    pub model: ModelInfo,
+    /// With what it was measured.
+    pub environment: Environment,
+    /// The processor, as it names itself.
+    pub processor: Option<String>,
+    /// What was run.
+    pub plan: Plan,
+    /// MB per token.
+    pub mb_per_token: MegabytesPerToken,
+    /// Generated tokens per second.
+    pub tokens_per_s: Spread,
+    /// Bytes counted per second, GB/s.
+    pub read_gb_per_s: Spread,
+    /// A streaming read in the same run, GB/s.
+    pub stream_gb_per_s: Spread,
+    /// The former over the latter.
+    pub bandwidth_fraction: Spread,
+    /// Milliseconds to load.
+    pub load_ms: Spread,
+    /// Memory resident after the last run, bytes; mapped files included.
+    pub resident_bytes: Option<u64>,
+    /// Another engine on the same file.
+    pub peer: Option<Peer>,
+    /// Whether the figures are steady enough to be compared with others.
+    pub passes: bool,
+    /// Why not, or what is to be known.
+    pub remarks: Vec<String>,
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+/// What the runs are made with.
+pub struct Bench<'a> {
+    /// Loads the model and allocates its cache.
+    pub load: &'a mut dyn FnMut() -> anyhow::Result<Executor>,
+    /// Measures a streaming read with as many threads as decode, GB/s.
+    pub stream: &'a mut dyn FnMut() -> anyhow::Result<f64>,
+    /// The machine whose counters are read.
+    pub machine: &'a Machine,
+    /// The bytes that its last caches hold together; 0 if unknown.
+    pub cache_bytes: u64,
+    /// Called between tokens with the number of runs done; what it returns ends the measurement.
+    pub between: &'a mut dyn FnMut(usize) -> Result<(), EngineError>,
+}
+
+/// Carries out the runs of `plan`, and what the counters came to in them.
+///
+/// # Errors
+/// [`BaselineError`]. Counters that cannot be read are no error.
+pub fn measure(
+    plan: Plan,
+    bench: &mut Bench<'_>,
+) -> Result<(Vec<Run>, Measurement), BaselineError> {
+    let mut runs = Vec::with_capacity(plan.runs);
+    let mut readings = Vec::with_capacity(plan.runs);
+    let mut absent = None;
+    for done in 0..plan.runs {
+        (bench.between)(done)?;
+        let stream_gb_per_s = (bench.stream)()?;
+        let started = Instant::now();
+        let mut executor = (bench.load)()?;
+        let load_ms = started.elapsed().as_secs_f64() * 1e3;
+        generate_tokens(&mut executor, WARM_UP, &mut || (bench.between)(done))?;
+        executor.reset_ledger();
+        let mut meter = match DramMeter::open(bench.machine) {
+            Ok(mut meter) => match meter.idle(IDLE).and_then(|()| meter.start()) {
+                Ok(()) => Some(meter),
+                Err(error) => {
+                    absent = Some(refused(&error));
+                    None
+                }
+            },
+            Err(diagnosis) => {
+                let remedy = diagnosis.remedy().to_owned();
+                absent = Some(Measurement::Unavailable { cause: diagnosis.cause(), remedy });
+                None
+            }
+        };
+        let started = Instant::now();
+        generate_tokens(&mut executor, plan.tokens, &mut || (bench.between)(done))?;
+        // A clock may be coarser than a tiny model's pass.
+        let seconds = started.elapsed().as_secs_f64().max(1e-9);
+        let counted = executor.ledger().phase(Phase::Decode).read_per_token();
+        let reading = meter.take().map(|meter| close(meter, plan.tokens as u64, counted, bench));
+        let reading = match reading {
+            Some(Ok(reading)) => Some(reading),
+            Some(Err(reason)) => {
+                absent = Some(Measurement::Refused { reason });
+                None
+            }
+            None => None,
+        };
+        let bytes = reading.as_ref().and_then(|one| one.read_bytes_per_token(plan.tokens as u64));
+        runs.push(Run {
+            load_ms,
+            tokens_per_s: plan.tokens as f64 / seconds,
+            counted_mb_per_token: counted / 1e6,
+            measured_mb_per_token: bytes.map(|bytes| bytes / 1e6),
+            stream_gb_per_s,
+            resident_bytes: aios_residency::resident_bytes(),
+        });
+        readings.extend(reading);
+    }
+    let measured: Option<Vec<f64>> = runs.iter().map(|run| run.measured_mb_per_token).collect();
+    let spread = measured.and_then(Spread::of).zip(readings.pop());
+    let measurement = match (absent, spread) {
+        (None, Some((mb_per_token, reading))) => Measurement::Measured { mb_per_token, reading },
+        (Some(absent), _) => absent,
+        (None, None) => Measurement::Refused { reason: "there was no run".to_owned() },
+    };
+    Ok((runs, measurement))
+}
+
+fn refused(error: &MeterError) -> Measurement {
+    Measurement::Refused { reason: error.to_string() }
+}
+
+/// Ends a measurement and holds it against what must have been read.
+fn close(
+    mut meter: DramMeter,
+    tokens: u64,
+    counted_bytes_per_token: f64,
+    bench: &Bench<'_>,
+) -> Result<DramReading, String> {
+    let ended = meter.stop().and_then(|()| meter.idle(IDLE)).and_then(|()| meter.finish());
+    let reading = ended.map_err(|error| error.to_string())?;
+    let floor = Floor { counted_bytes_per_token, cache_bytes: bench.cache_bytes };
+    reading.check_floor(tokens, floor).map_err(|error| error.to_string())?;
+    Ok(reading)
+}
+
+/// What is known besides the runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The model.
+    pub model: ModelInfo,
+    /// With what it was run.
+    pub environment: Environment,
+    /// The processor.
+    pub processor: Option<String>,
+    /// What a model of a cache says.
+    pub simulated: Option<SimulatedFigure>,
+    /// Another engine, if it was asked for.
+    pub peer: Option<Peer>,
+}
+
+impl BaselineReport {
+    /// The report of `runs`; `None` if there are none.
+    pub fn new(plan: Plan, about: About, runs: Vec<Run>, measured: Measurement) -> Option<Self> {
+        let of = |value: &dyn Fn(&Run) -> f64| Spread::of(runs.iter().map(value).collect());
+        let read = |run: &Run| run.tokens_per_s * run.counted_mb_per_token / 1e3;
+        let tokens_per_s = of(&|run| run.tokens_per_s)?;
+        let mut remarks = Vec::new();
+        let mut steady = |what: &str, cv: f64| {
+            if cv >= CV_MAX {
+                let (cv, most) = (cv * 100.0, CV_MAX * 100.0);
+                remarks.push(format!(
+                    "{what} vary by {cv:.1} % from run to run, {most:.0} % at most would do: the \
+                     machine is not quiet enough"
+                ));
+            }
+            cv < CV_MAX
+        };
+        let mut passes = steady("tokens per second", tokens_per_s.cv);
+        match &measured {
+            Measurement::Measured { mb_per_token, .. } => {
+                passes &= steady("measured bytes", mb_per_token.cv);
+            }
+            Measurement::Refused { reason } => {
+                passes = false;
+                remarks.push(reason.clone());
+            }
+            Measurement::Unavailable { cause, remedy } => {
+                remarks.push(format!("not measured: {cause}; {remedy}"));
+            }
+        }
+        let resident_bytes = runs.last().and_then(|run| run.resident_bytes);
+        Some(Self {
+            schema_version: SCHEMA_VERSION,
+            plan,
+            mb_per_token: MegabytesPerToken {
+                counted: of(&|run| run.counted_mb_per_token)?,
+                simulated: about.simulated,
+                measured,
+            },
+            tokens_per_s,
+            read_gb_per_s: of(&read)?,
+            stream_gb_per_s: of(&|run| run.stream_gb_per_s)?,
+            bandwidth_fraction: of(&|run| read(run) / run.stream_gb_per_s)?,
+            load_ms: of(&|run| run.load_ms)?,
+            resident_bytes,
+            model: about.model,
+            environment: about.environment,
+            processor: about.processor,
+            peer: about.peer,
+            passes,
+            remarks,
+            runs,
+        })
+    }
+
+    /// The report for people.
+    pub fn markdown(&self) -> String {
+        markdown::render(self)
+    }
+}

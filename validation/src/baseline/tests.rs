@@ -1,0 +1,130 @@
+use super::*;
+use aios_engine::{ExecutorOptions, Model};
+use std::path::Path;
+
+fn executor() -> anyhow::Result<Executor> {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
+    let model = Model::load(&models.join("micro-falcon-q4km.gguf"))?;
+    Ok(Executor::new(model, ExecutorOptions::new(PLAN.context()))?)
+}
+
+const PLAN: Plan = Plan { runs: 3, tokens: 6 };
+
+fn about() -> About {
+    let executor = executor().expect("an executor");
+    let model = executor.model();
+    About {
+        model: ModelInfo::new(model, "a|b.gguf", &[7; 32], 1000),
+        environment: Environment::new(executor.options(), 2),
+        processor: Some("one that counts".to_owned()),
+        simulated: Some(SimulatedFigure {
+            mb_per_token: 97.2,
+            reread_ratio: 1.0,
+            cache: "32 MB".to_owned(),
+        }),
+        peer: Some(Peer::Missing { reason: "it is not installed".to_owned() }),
+    }
+}
+
+fn run(tokens_per_s: f64) -> Run {
+    Run {
+        load_ms: 20.0,
+        tokens_per_s,
+        counted_mb_per_token: 100.0,
+        measured_mb_per_token: None,
+        stream_gb_per_s: 20.0,
+        resident_bytes: Some(5_000_000),
+    }
+}
+
+fn absent() -> Measurement {
+    Measurement::Unavailable {
+        cause: "no counters".to_owned(),
+        remedy: "another machine".to_owned(),
+    }
+}
+
+#[test]
+fn every_run_is_measured_and_counts_the_same() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut stream = 0.0;
+    let mut passes = 0;
+    let mut bench = Bench {
+        load: &mut executor,
+        stream: &mut || {
+            stream += 10.0;
+            Ok(stream)
+        },
+        machine: &Machine::at(root.path()),
+        cache_bytes: 0,
+        between: &mut |done| {
+            assert!(done < PLAN.runs);
+            passes += 1;
+            Ok(())
+        },
+    };
+    let (runs, measured) = measure(PLAN, &mut bench).expect("runs");
+    assert_eq!(passes, PLAN.runs * (1 + WARM_UP + PLAN.tokens));
+    let streams: Vec<f64> = runs.iter().map(|run| run.stream_gb_per_s).collect();
+    assert_eq!(streams, [10.0, 20.0, 30.0]);
+    assert!(runs.iter().all(|run| run.tokens_per_s > 0.0 && run.measured_mb_per_token.is_none()));
+    let report = BaselineReport::new(PLAN, about(), runs, measured).expect("runs");
+    assert!(report.mb_per_token.counted.cv < 1e-12);
+    // A folder without counters is a machine without counters, and why is said.
+    assert!(matches!(report.mb_per_token.measured, Measurement::Unavailable { .. }));
+    assert!(report.markdown().contains("not measured"));
+}
+
+#[test]
+fn it_passes_only_when_steady() {
+    let steady = vec![run(100.0), run(101.0), run(99.0)];
+    let report = BaselineReport::new(PLAN, about(), steady, absent()).expect("runs");
+    assert!(report.passes, "{:?}", report.remarks);
+    assert!((report.bandwidth_fraction.statistics.median - 0.5).abs() < 1e-12);
+    let shaky = vec![run(100.0), run(120.0), run(80.0)];
+    let report = BaselineReport::new(PLAN, about(), shaky, absent()).expect("runs");
+    assert!(!report.passes);
+    assert!(report.remarks[0].contains("vary by 20.0 %"), "{:?}", report.remarks);
+    let refused = Measurement::Refused { reason: "below the floor".to_owned() };
+    let report = BaselineReport::new(PLAN, about(), vec![run(1.0), run(1.0)], refused);
+    assert!(!report.expect("runs").passes);
+    assert!(BaselineReport::new(PLAN, about(), Vec::new(), absent()).is_none());
+}
+
+#[test]
+fn the_report_tells_it_all_and_has_a_schema() {
+    let mut about = about();
+    about.model.synthetic = true;
+    about.model.layers = 32;
+    let report = BaselineReport::new(PLAN, about, vec![run(10.0), run(10.0)], absent());
+    let report = report.expect("runs");
+    let text = report.markdown();
+    for part in [
+        "Synthetic weights",
+        "| MB/token | 100.0 ± 0.0 | 0.0 % | counted |",
+        "| MB/token | 97.2 | | simulated: 32 MB |",
+        "Not run: it is not installed",
+        "not measured: no counters; another machine",
+        "two memory controllers",
+        "| 10.00 | 20.00 | 20.0 | – |",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["schema_version"], 1);
+    assert_eq!(json["mb_per_token"]["counted"]["mean"], 100.0);
+    assert_eq!(json["mb_per_token"]["measured"]["state"], "unavailable");
+    assert_eq!(json["tokens_per_s"]["mean"], 10.0);
+    assert_eq!(json["model"]["synthetic"], true);
+}
+
+#[test]
+fn a_peer_that_is_missing_is_said() {
+    let none = Peer::llama_cpp("there-is-no-such-program", Path::new("x.gguf"), 1, 1, 1);
+    assert!(matches!(none, Peer::Missing { reason } if reason.contains("does not start")));
+    // A program that accepts everything and prints nothing.
+    let silent = Peer::llama_cpp("true", Path::new("x.gguf"), 1, 1, 1);
+    assert!(matches!(silent, Peer::Missing { reason } if reason.contains("something else")));
+    let failing = Peer::llama_cpp("false", Path::new("x.gguf"), 1, 1, 1);
+    assert!(matches!(failing, Peer::Missing { reason } if reason.contains("says nothing")));
+}

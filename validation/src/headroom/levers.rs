@@ -44,9 +44,10 @@ pub struct Lever {
     pub at_stake: u64,
     /// Saved with no bit of the logits changed.
     pub saved_no_loss: Option<u64>,
-    /// Saved at a mean KL below [`KL_MAX`].
+    /// Saved at a mean KL below [`KL_MAX`], its standard error added.
     pub saved_kl_0_001: Option<u64>,
-    /// Saved at a perplexity of at most [`PERPLEXITY_RATIO_MAX`] times that of the unmodified run.
+    /// Saved at a perplexity of at most [`PERPLEXITY_RATIO_MAX`] times that of the unmodified run,
+    /// the ratio's standard error added.
     pub saved_perplexity_0_5_percent: Option<u64>,
     /// What this means, in a sentence.
     pub verdict: String,
@@ -83,6 +84,17 @@ impl LeverName {
             Self::Lookup => "speculation by look-up",
         }
     }
+}
+
+/// Whether a divergence is small, its standard error counted against it.
+fn small_kl(cost: &Cost) -> bool {
+    cost.kl + cost.kl_standard_error < KL_MAX
+}
+
+/// Whether the perplexity is as good as kept, its standard error counted against it: what a small
+/// sample cannot show is not claimed.
+fn small_perplexity(cost: &Cost) -> bool {
+    cost.perplexity_ratio + cost.perplexity_ratio_standard_error <= PERPLEXITY_RATIO_MAX
 }
 
 /// All levers.
@@ -181,12 +193,11 @@ fn skip(bytes: &TokenBytes, curve: &Curve) -> Lever {
         Skip::Down => (LeverName::DownSkip, bytes.down),
     };
     // The last point up to which every one is good: later luck is none.
-    let best = |good: &dyn Fn(&Cost) -> bool| {
+    let best = |good: fn(&Cost) -> bool| {
         let last = curve.points.iter().take_while(|point| good(&point.cost)).last();
         last.map_or(curve.zero_fraction, |point| point.sparsity.max(curve.zero_fraction))
     };
-    let by_kl = best(&|cost| cost.kl < KL_MAX);
-    let by_perplexity = best(&|cost| cost.perplexity_ratio <= PERPLEXITY_RATIO_MAX);
+    let (by_kl, by_perplexity) = (best(small_kl), best(small_perplexity));
     let saved = |fraction| Some(share(at_stake, fraction));
     let least = curve.points.first();
     let at = |fraction: f64| part(share(at_stake, fraction), bytes.total);
@@ -236,9 +247,7 @@ fn cache(parts: &Parts) -> Lever {
     let (f16, q8_0) = usual.map_or((0, None), |entry| (entry.f16, entry.q8_0));
     let saving = q8_0.map_or(0, |q8_0| f16.saturating_sub(q8_0));
     let cost = parts.sparsity.q8_0_cache;
-    let if_good = |good: &dyn Fn(&Cost) -> bool| {
-        cost.as_ref().map(|cost| if good(cost) { saving } else { 0 })
-    };
+    let if_good = |good: fn(&Cost) -> bool| cost.as_ref().map(|c| if good(c) { saving } else { 0 });
     let verdict = match (q8_0, cost) {
         (None, _) => "is not possible: the heads are no whole blocks of 32 elements".to_owned(),
         (_, None) => "is not measured: the unmodified run has one".to_owned(),
@@ -246,7 +255,7 @@ fn cache(parts: &Parts) -> Lever {
             let costs =
                 format!("costs a KL of {:.5} (perplexity × {:.4})", cost.kl, cost.perplexity_ratio);
             let context = cache::USUAL_CONTEXT;
-            if cost.kl < KL_MAX {
+            if small_kl(&cost) {
                 format!("saves {} a token at a context of {context} and {costs}", megabytes(saving))
             } else {
                 format!("gives nothing at a KL below {KL_MAX}: it {costs}")
@@ -257,10 +266,8 @@ fn cache(parts: &Parts) -> Lever {
         name: LeverName::Cache,
         at_stake: f16,
         saved_no_loss: Some(0),
-        saved_kl_0_001: if_good(&|cost| cost.kl < KL_MAX),
-        saved_perplexity_0_5_percent: if_good(&|cost| {
-            cost.perplexity_ratio <= PERPLEXITY_RATIO_MAX
-        }),
+        saved_kl_0_001: if_good(small_kl),
+        saved_perplexity_0_5_percent: if_good(small_perplexity),
         verdict,
     }
 }
@@ -345,6 +352,16 @@ mod tests {
             perplexity_ratio_standard_error: 0.0,
             base_perplexity: 9.0,
         }
+    }
+
+    #[test]
+    fn what_the_sample_does_not_show_is_not_claimed() {
+        let sure = cost(0.0009, 1.004);
+        assert!(small_kl(&sure) && small_perplexity(&sure));
+        let error = 0.002;
+        let unsure = Cost { perplexity_ratio_standard_error: error, ..sure };
+        assert!(small_kl(&unsure) && !small_perplexity(&unsure));
+        assert!(!small_kl(&Cost { kl_standard_error: error, ..sure }));
     }
 
     fn curve(skip: Skip, points: &[(f64, f64, f64)]) -> Curve {

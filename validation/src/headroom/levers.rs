@@ -10,6 +10,8 @@ use serde::Serialize;
 pub const KL_MAX: f64 = 0.001;
 /// The perplexity, over that of the unmodified run, that counts as a small loss.
 pub const PERPLEXITY_RATIO_MAX: f64 = 1.005;
+/// A part of the neurons below which skipping them is as good as nothing.
+const NOTHING: f64 = 0.001;
 
 /// A way to read fewer bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -202,12 +204,13 @@ fn skip(bytes: &TokenBytes, curve: &Curve) -> Lever {
     let least = curve.points.first();
     let at = |fraction: f64| part(share(at_stake, fraction), bytes.total);
     let verdict = match least {
-        Some(least) if by_kl <= 0.0 => format!(
+        Some(least) if by_kl < NOTHING => format!(
             "gives nothing at a KL below {KL_MAX}: the least that was tried, {} of the neurons, \
-             costs {:.4} (perplexity × {:.4})",
+             costs {:.4}. It saves {} at a perplexity of + 0.5 % ({})",
             percent(least.sparsity),
             least.cost.kl,
-            least.cost.perplexity_ratio
+            at(by_perplexity),
+            percent(by_perplexity)
         ),
         _ => format!(
             "saves {} a token at a KL below {KL_MAX} ({} of the neurons), {} at a perplexity of \

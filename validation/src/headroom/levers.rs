@@ -10,6 +10,8 @@ use serde::Serialize;
 pub const KL_MAX: f64 = 0.001;
 /// The perplexity, over that of the unmodified run, that counts as a small loss.
 pub const PERPLEXITY_RATIO_MAX: f64 = 1.005;
+/// A part of the neurons below which skipping them is as good as nothing.
+const NOTHING: f64 = 0.001;
 
 /// A way to read fewer bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -44,9 +46,10 @@ pub struct Lever {
     pub at_stake: u64,
     /// Saved with no bit of the logits changed.
     pub saved_no_loss: Option<u64>,
-    /// Saved at a mean KL below [`KL_MAX`].
+    /// Saved at a mean KL below [`KL_MAX`], its standard error added.
     pub saved_kl_0_001: Option<u64>,
-    /// Saved at a perplexity of at most [`PERPLEXITY_RATIO_MAX`] times that of the unmodified run.
+    /// Saved at a perplexity of at most [`PERPLEXITY_RATIO_MAX`] times that of the unmodified run,
+    /// the ratio's standard error added.
     pub saved_perplexity_0_5_percent: Option<u64>,
     /// What this means, in a sentence.
     pub verdict: String,
@@ -83,6 +86,17 @@ impl LeverName {
             Self::Lookup => "speculation by look-up",
         }
     }
+}
+
+/// Whether a divergence is small, its standard error counted against it.
+fn small_kl(cost: &Cost) -> bool {
+    cost.kl + cost.kl_standard_error < KL_MAX
+}
+
+/// Whether the perplexity is as good as kept, its standard error counted against it: what a small
+/// sample cannot show is not claimed.
+fn small_perplexity(cost: &Cost) -> bool {
+    cost.perplexity_ratio + cost.perplexity_ratio_standard_error <= PERPLEXITY_RATIO_MAX
 }
 
 /// All levers.
@@ -181,22 +195,22 @@ fn skip(bytes: &TokenBytes, curve: &Curve) -> Lever {
         Skip::Down => (LeverName::DownSkip, bytes.down),
     };
     // The last point up to which every one is good: later luck is none.
-    let best = |good: &dyn Fn(&Cost) -> bool| {
+    let best = |good: fn(&Cost) -> bool| {
         let last = curve.points.iter().take_while(|point| good(&point.cost)).last();
         last.map_or(curve.zero_fraction, |point| point.sparsity.max(curve.zero_fraction))
     };
-    let by_kl = best(&|cost| cost.kl < KL_MAX);
-    let by_perplexity = best(&|cost| cost.perplexity_ratio <= PERPLEXITY_RATIO_MAX);
+    let (by_kl, by_perplexity) = (best(small_kl), best(small_perplexity));
     let saved = |fraction| Some(share(at_stake, fraction));
     let least = curve.points.first();
     let at = |fraction: f64| part(share(at_stake, fraction), bytes.total);
     let verdict = match least {
-        Some(least) if by_kl <= 0.0 => format!(
+        Some(least) if by_kl < NOTHING => format!(
             "gives nothing at a KL below {KL_MAX}: the least that was tried, {} of the neurons, \
-             costs {:.4} (perplexity × {:.4})",
+             costs {:.4}. It saves {} at a perplexity of + 0.5 % ({})",
             percent(least.sparsity),
             least.cost.kl,
-            least.cost.perplexity_ratio
+            at(by_perplexity),
+            percent(by_perplexity)
         ),
         _ => format!(
             "saves {} a token at a KL below {KL_MAX} ({} of the neurons), {} at a perplexity of \
@@ -236,9 +250,7 @@ fn cache(parts: &Parts) -> Lever {
     let (f16, q8_0) = usual.map_or((0, None), |entry| (entry.f16, entry.q8_0));
     let saving = q8_0.map_or(0, |q8_0| f16.saturating_sub(q8_0));
     let cost = parts.sparsity.q8_0_cache;
-    let if_good = |good: &dyn Fn(&Cost) -> bool| {
-        cost.as_ref().map(|cost| if good(cost) { saving } else { 0 })
-    };
+    let if_good = |good: fn(&Cost) -> bool| cost.as_ref().map(|c| if good(c) { saving } else { 0 });
     let verdict = match (q8_0, cost) {
         (None, _) => "is not possible: the heads are no whole blocks of 32 elements".to_owned(),
         (_, None) => "is not measured: the unmodified run has one".to_owned(),
@@ -246,7 +258,7 @@ fn cache(parts: &Parts) -> Lever {
             let costs =
                 format!("costs a KL of {:.5} (perplexity × {:.4})", cost.kl, cost.perplexity_ratio);
             let context = cache::USUAL_CONTEXT;
-            if cost.kl < KL_MAX {
+            if small_kl(&cost) {
                 format!("saves {} a token at a context of {context} and {costs}", megabytes(saving))
             } else {
                 format!("gives nothing at a KL below {KL_MAX}: it {costs}")
@@ -257,10 +269,8 @@ fn cache(parts: &Parts) -> Lever {
         name: LeverName::Cache,
         at_stake: f16,
         saved_no_loss: Some(0),
-        saved_kl_0_001: if_good(&|cost| cost.kl < KL_MAX),
-        saved_perplexity_0_5_percent: if_good(&|cost| {
-            cost.perplexity_ratio <= PERPLEXITY_RATIO_MAX
-        }),
+        saved_kl_0_001: if_good(small_kl),
+        saved_perplexity_0_5_percent: if_good(small_perplexity),
         verdict,
     }
 }
@@ -345,6 +355,16 @@ mod tests {
             perplexity_ratio_standard_error: 0.0,
             base_perplexity: 9.0,
         }
+    }
+
+    #[test]
+    fn what_the_sample_does_not_show_is_not_claimed() {
+        let sure = cost(0.0009, 1.004);
+        assert!(small_kl(&sure) && small_perplexity(&sure));
+        let error = 0.002;
+        let unsure = Cost { perplexity_ratio_standard_error: error, ..sure };
+        assert!(small_kl(&unsure) && !small_perplexity(&unsure));
+        assert!(!small_kl(&Cost { kl_standard_error: error, ..sure }));
     }
 
     fn curve(skip: Skip, points: &[(f64, f64, f64)]) -> Curve {

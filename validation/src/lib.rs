@@ -1,5 +1,6 @@
 //! How a model and this engine are judged: logits that can be compared, perplexity, divergence
-//! from a reference, speed; and synthetic models to judge with where no real one is at hand.
+//! from a reference, speed, simulated memory traffic; and synthetic models to judge with where no
+//! real one is at hand.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
@@ -9,4 +10,5 @@ pub mod bench;
 pub mod divergence;
 pub mod logits;
 pub mod perplexity;
+pub mod simulate;
 pub mod synth;

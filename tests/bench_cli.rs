@@ -48,6 +48,12 @@ fn every_figure_has_its_samples_and_a_part_can_be_left_out() {
     assert!(deep.get("prefill_tokens_per_s").is_none(), "{deep}");
     let bytes = |report: &Value| report["bytes_per_token"]["median"].as_f64().unwrap();
     assert!(bytes(&deep) > bytes(&whole), "the cache at depth 64 is read too");
+    let blank = &["-p", "0", "-n", "4", "--depth", "64", "--blank", "--no-bandwidth"][..];
+    let blank_deep = report(blank);
+    assert_eq!(bytes(&blank_deep), bytes(&deep));
+    assert!(blank_deep.get("bandwidth_fraction").is_none(), "{blank_deep}");
+    let together = report(&[blank, &["--pass", "4"]].concat());
+    assert!(bytes(&together) < 0.5 * bytes(&deep), "four tokens share a read");
 }
 
 #[test]
@@ -58,5 +64,6 @@ fn the_default_is_a_table_and_wrong_usage_is_refused() {
         assert!(table.contains(row), "{row}: {table}");
     }
     assert_eq!(bench(&["-o", "xml"]).status.code(), Some(2));
+    assert_eq!(bench(&["-n", "5", "--pass", "4"]).status.code(), Some(2));
     assert_eq!(bench(&["--depth", "4294967295"]).status.code(), Some(1));
 }

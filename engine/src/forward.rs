@@ -5,7 +5,7 @@ use crate::error::EngineError;
 use crate::meter::{Meter, Observer};
 use crate::model::{Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor};
 use crate::rope::{Rope, RopeTable};
-use aios_contract::{BlockLayout, ModelConfig};
+use aios_contract::{BlockLayout, ModelConfig, Role, TensorName};
 use aios_kernels::{
     AttentionParams, AttentionScratch, CacheType, Input, Isa, Pool, Product, QuantRows, ScaleBlock,
     activate, add, add_to_rows, attend, dequantize, matmul, norm, norm_in_place, rotate, scale,
@@ -287,6 +287,20 @@ impl Executor {
         self.len = self.len.min(len);
     }
 
+    /// Takes positions up to `len` as they lie in the cache, zeros where none was written: to
+    /// measure at a depth without reading a prompt first. What is touched and how long it takes
+    /// does not depend on the values; what the model says after it means nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::PromptTooLong`] if the context does not hold them.
+    pub fn skip_to(&mut self, len: usize) -> Result<(), EngineError> {
+        if len > self.context() {
+            return Err(EngineError::PromptTooLong { tokens: len, context: self.context() });
+        }
+        self.len = len;
+        Ok(())
+    }
+
     /// Runs `tokens` at the positions that follow those in the cache, in passes of at most
     /// `options.batch` tokens, and hands each wanted position and its logits to `sink`.
     /// If it fails, the cache keeps the positions that it had.
@@ -431,6 +445,9 @@ impl Executor {
         let config = model.config();
         let isa = self.context.isa;
         let pool = self.context.pool();
+        for (role, norm) in layer.norms() {
+            self.meter.norm(TensorName { role, layer: u32::try_from(index).ok() }, norm);
+        }
         let post = |norm: &Option<NormWeights>, branch: &mut [f32]| {
             if let Some(weights) = norm {
                 norm_in_place(isa, &pool, weights.with(config.norm), branch);
@@ -531,12 +548,15 @@ impl Executor {
             let x = &state.x[first * d..(first + count) * d];
             let normed = &mut state.normed[..count * d];
             norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
+            let name = TensorName { role: Role::OutputNorm, layer: None };
+            meter.norm(name, &weights.output_norm);
             state.logits.resize(count * config.vocab, 0.0);
             let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
             context.project((model.blocks(), meter), normed, d, head);
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
             }
+            meter.read(&state.logits);
             for (i, logits) in state.logits.chunks_exact(config.vocab).enumerate() {
                 let position = start + first + i;
                 if logits.iter().any(|x| !x.is_finite()) {

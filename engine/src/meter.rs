@@ -1,6 +1,7 @@
 //! What the executor tells of its work while it runs: the ledger counts always, and an observer,
 //! where there is one, sees every access and what the feed-forward parts compute.
 
+use crate::model::NormWeights;
 use aios_contract::TensorName;
 use aios_kernels::KvLayer;
 use aios_residency::{Access, Data, Ledger, Phase};
@@ -69,6 +70,13 @@ impl Meter {
     pub(crate) fn weights<T>(&mut self, name: TensorName, bytes: usize, memory: &[T]) {
         self.ledger.read(name, bytes);
         self.observe(|| Access::read(Data::Weights(name), memory));
+    }
+
+    /// The gain and bias of a norm are read; they are not counted.
+    pub(crate) fn norm(&mut self, name: TensorName, norm: &NormWeights) {
+        for vector in std::iter::once(&norm.gain).chain(&norm.bias) {
+            self.observe(|| Access::read(Data::Weights(name), vector));
+        }
     }
 
     /// Vectors between the layers' parts are read; they are not counted.

@@ -1,6 +1,7 @@
 //! What an observer sees is what the ledger counts, and seeing changes nothing.
 
-use aios_engine::{Executor, ExecutorOptions, Inner, Model, Observer, Want};
+use aios_contract::{Role, RoleGroup};
+use aios_engine::{EngineError, Executor, ExecutorOptions, Inner, Model, Observer, Want};
 use aios_residency::{Access, Data, Phase};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -77,13 +78,33 @@ fn an_observer_sees_what_the_ledger_counts() {
             seen.accesses.iter().filter(|access| wanted(access)).map(|a| a.bytes as u64).sum()
         };
         let ledger = [Phase::Prefill, Phase::Verify].map(|phase| executor.ledger().phase(phase));
-        let weights = sum(&|access| matches!(access.data, Data::Weights(_)));
+        // Norms are vectors, which the ledger leaves out.
+        let norm = |role: Role| role.group() == RoleGroup::Norm;
+        let counted = |data| matches!(data, Data::Weights(name) if !norm(name.role));
+        let weights = sum(&|access| counted(access.data));
         assert_eq!(weights, ledger.iter().map(|phase| phase.weights).sum::<u64>(), "{name}");
+        assert!(sum(&|access| matches!(access.data, Data::Weights(name) if norm(name.role))) > 0);
         let cache = |access: &Access| matches!(access.data, Data::Keys(_) | Data::Values(_));
         let read = sum(&|access| cache(access) && !access.write);
         assert_eq!(read, ledger.iter().map(|phase| phase.kv_read).sum::<u64>(), "{name}");
         assert!(sum(&|access| cache(access) && access.write) > 0);
     }
+}
+
+#[test]
+fn positions_can_be_skipped_but_not_beyond_the_context() {
+    let mut executor = executor("micro-llama-q4km.gguf");
+    executor.skip_to(90).expect("within the context");
+    let mut seen = 0;
+    let mut sink = |position, logits: &[f32]| {
+        assert!(logits.iter().all(|x| x.is_finite()));
+        seen = position;
+        Ok(())
+    };
+    executor.forward(&[1, 2], Phase::Verify, Want::Last, &mut sink).expect("a pass");
+    assert_eq!((seen, executor.len()), (91, 92));
+    assert!(matches!(executor.skip_to(101), Err(EngineError::PromptTooLong { .. })));
+    assert_eq!(executor.len(), 92);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use aios_engine::{EngineError, Executor};
-use aios_validation::baseline::{About, BaselineReport, Bench, Peer, Plan, measure};
+use aios_validation::baseline::{
+    About, BaselineReport, Bench, Peer, Plan, SimulatedFigure, measure,
+};
 use aios_validation::counters::Machine;
 use aios_validation::report::{self, Environment, ModelInfo};
 use anyhow::Context;
@@ -12,6 +14,7 @@ use clap::{Args, ValueEnum};
 
 use super::doctor::buffer_bytes;
 use super::progress::bar;
+use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::doctor::{Report as Doctor, bandwidth};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -47,6 +50,9 @@ pub(super) struct BaselineArgs {
     /// The Python that the other engine is installed in.
     #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peer")]
     python: String,
+    /// Whose caches are simulated: machine, or a preset of aios simulate.
+    #[arg(long, value_name = "NAME", default_value = MACHINE)]
+    cache: String,
     /// Write baseline.json and baseline.md into this folder, instead of Markdown to stdout.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -88,8 +94,22 @@ pub(super) fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn stop_if(interrupt: &Interrupt) -> Result<(), EngineError> {
+    if interrupt.is_set() { Err(EngineError::Cancelled) } else { Ok(()) }
+}
+
 fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<BaselineReport> {
     let plan = Plan { runs: usize::try_from(args.runs)?, tokens: usize::try_from(args.tokens)? };
+    // A wrong name should not cost the loading of a model. Unknown caches of this machine are no
+    // reason to measure nothing else.
+    let caches = match simulate::named(&args.cache) {
+        Ok(found) => Some(found),
+        Err(error) if args.cache == MACHINE => {
+            tracing::warn!("not simulated: {error:#}");
+            None
+        }
+        Err(error) => return Err(error),
+    };
     let path = model_file(&args.model.model, interrupt)?;
     let options = args.compute.options(plan.context())?;
     let weights = |path: &Path| args.weights.load(path, args.compute.exact, interrupt);
@@ -103,7 +123,20 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
         model: info.ok_or(Interrupted)?,
         environment: Environment::new(&options, options.threads),
         processor: doctor.cpu.model.clone(),
-        simulated: None,
+        simulated: match caches {
+            Some((name, design)) => {
+                let mut executor = Executor::new(model.clone(), options.clone())?;
+                let mut go_on = || stop_if(interrupt);
+                let found = simulate::decode(&mut executor, design, &mut go_on)?;
+                let reads = found.dram_read_bytes_per_token + found.dram_ownership_bytes_per_token;
+                Some(SimulatedFigure {
+                    mb_per_token: reads / 1e6,
+                    reread_ratio: found.reread_ratio,
+                    cache: name,
+                })
+            }
+            None => None,
+        },
         peer: None,
     };
     drop(model);
@@ -115,7 +148,7 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
         cache_bytes: doctor.last_level_cache_bytes().unwrap_or(0),
         between: &mut |done| {
             bar.set_position(done as u64);
-            if interrupt.is_set() { Err(EngineError::Cancelled) } else { Ok(()) }
+            stop_if(interrupt)
         },
     };
     let (runs, measured) = measure(plan, &mut bench)?;

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::doctor::buffer_bytes;
-use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
+use super::{ComputeArgs, ModelArgs, Usage, WeightArgs, model_file};
 use crate::doctor::{Report as Machine, bandwidth};
 use crate::interrupt::Interrupt;
 
@@ -21,6 +21,7 @@ use crate::interrupt::Interrupt;
 Examples:
   aios bench -m model.gguf -p 512 -n 128 -t 2 -r 5
   aios bench -m model.gguf -p 0 -n 64 --depth 4096 -o json
+  aios bench -m model.gguf -p 0 -n 64 --pass 4
 
 There is one warm-up; then each repetition is a sample. Loading is mapping the file, checking it
 and allocating the cache. Bytes per token are counted, weights and cache; GB/s are those bytes
@@ -38,6 +39,16 @@ pub(super) struct BenchArgs {
     /// Tokens in the context before the first generated one.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     depth: u32,
+    /// Do not read a prompt to fill the depth: bytes and times are the same, answers mean nothing.
+    #[arg(long)]
+    blank: bool,
+    /// Tokens of a pass that generates, as when proposed tokens are verified.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=512))]
+    pass: u32,
+    /// Do not measure the streaming read, and leave the fraction of it out.
+    #[arg(long)]
+    no_bandwidth: bool,
     /// Repetitions.
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -72,6 +83,7 @@ struct Report {
     cache_type_v: &'static str,
     n_prompt: usize,
     n_gen: usize,
+    tokens_per_pass: usize,
     depth: usize,
     repetitions: usize,
     load_ms: Option<Statistics>,
@@ -91,11 +103,17 @@ struct Report {
 
 /// Runs `aios bench`.
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    if !args.n_gen.is_multiple_of(args.pass) {
+        let said = format!("-n {} is not a number of passes of {}", args.n_gen, args.pass);
+        return Err(Usage(said).into());
+    }
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let plan = Plan {
         prompt: usize::try_from(args.n_prompt)?,
         generate: usize::try_from(args.n_gen)?,
+        pass: usize::try_from(args.pass)?,
         depth: usize::try_from(args.depth)?,
+        blank: args.blank,
         repetitions: usize::try_from(args.repetitions)?,
     };
     let path = model_file(&args.model.model, &interrupt)?;
@@ -123,12 +141,11 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let speeds = measure(&mut executor, &plan, &mut check)?;
     check()?;
     let threads = executor.options().threads;
-    let stream = match plan.generate {
-        0 => None,
-        _ => {
-            let bytes = buffer_bytes(&Machine::collect(Path::new("/")));
-            Some(bandwidth::measure(threads, bytes, plan.repetitions)?)
-        }
+    let stream = if plan.generate == 0 || args.no_bandwidth {
+        None
+    } else {
+        let bytes = buffer_bytes(&Machine::collect(Path::new("/")));
+        Some(bandwidth::measure(threads, bytes, plan.repetitions)?)
     };
     let report = report(&executor, &plan, load_ms, speeds, stream.as_ref());
     let mut out = io::stdout().lock();
@@ -165,6 +182,7 @@ fn report(
         cache_type_v: options.cache_v.name(),
         n_prompt: plan.prompt,
         n_gen: plan.generate,
+        tokens_per_pass: plan.pass,
         depth: plan.depth,
         repetitions: plan.repetitions,
         load_ms: Statistics::of(load_ms),
@@ -189,7 +207,11 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "|---|---|---:|---:|---|")?;
     let prefill = format!("pp{n_prompt}");
     let at = if *depth > 0 { format!(" @ d{depth}") } else { String::new() };
-    let decode = format!("tg{n_gen}{at}");
+    let each = match report.tokens_per_pass {
+        1 => String::new(),
+        tokens => format!(" in passes of {tokens}"),
+    };
+    let decode = format!("tg{n_gen}{each}{at}");
     for (test, unit, scale, digits, statistics) in [
         ("load", "ms", 1.0, 2, &report.load_ms),
         (&prefill, "tokens/s", 1.0, 2, &report.prefill_tokens_per_s),

@@ -3,12 +3,14 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use aios_engine::{EngineError, Executor};
 use aios_validation::headroom::{self, HeadroomError, HeadroomReport, Plan};
 use aios_validation::prompts::Prompts;
 use anyhow::Context;
 use clap::Args;
 
 use super::progress::bar;
+use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
 
@@ -122,8 +124,19 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
         !interrupt.is_set()
     });
     bar.finish_and_clear();
-    match report {
-        Err(HeadroomError::Interrupted) => Err(Interrupted.into()),
-        other => Ok(other?),
+    let mut report = match report {
+        Err(HeadroomError::Interrupted) => return Err(Interrupted.into()),
+        other => other?,
+    };
+    // Where this machine does not tell its caches, nothing is made up.
+    if let Ok((_, design)) = simulate::named(MACHINE) {
+        let mut executor = Executor::new(model, options)?;
+        let mut go_on = || match interrupt.is_set() {
+            true => Err(EngineError::Cancelled),
+            false => Ok(()),
+        };
+        let found = simulate::decode(&mut executor, design, &mut go_on)?;
+        report.reread_ratio = Some(found.reread_ratio);
     }
+    Ok(report)
 }

@@ -16,6 +16,7 @@ mod models;
 mod perplexity;
 mod progress;
 mod run;
+mod simulate;
 mod speculation;
 mod synth;
 mod template;
@@ -91,6 +92,7 @@ enum Command {
     Compliance(compliance::ComplianceArgs),
     Catalog(compliance::CatalogArgs),
     Headroom(headroom::HeadroomArgs),
+    Simulate(simulate::SimulateArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -141,6 +143,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compliance(args) => compliance::run(&args),
         Command::Catalog(args) => compliance::run_catalog(&args),
         Command::Headroom(args) => headroom::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,10 +12,14 @@ use std::time::Instant;
 pub struct Plan {
     /// Tokens of the prompt; 0 leaves it out.
     pub prompt: usize,
-    /// Tokens generated one by one; 0 leaves them out.
+    /// Tokens generated; 0 leaves them out.
     pub generate: usize,
+    /// Tokens of a pass that generates: 1, or more as in verifying proposed ones.
+    pub pass: usize,
     /// Positions in the cache before the first generated token.
     pub depth: usize,
+    /// Take the positions of the depth as written instead of reading a prompt.
+    pub blank: bool,
     /// Timed repetitions.
     pub repetitions: usize,
 }
@@ -23,7 +27,8 @@ pub struct Plan {
 impl Plan {
     /// Positions that the context must hold.
     pub fn context(&self) -> usize {
-        self.prompt.max(self.depth.saturating_add(self.generate)).max(1)
+        let generated = self.generate.max(self.pass);
+        self.prompt.max(self.depth.saturating_add(generated)).max(1)
     }
 }
 
@@ -91,16 +96,19 @@ pub fn measure(
     }
     if plan.generate > 0 {
         executor.truncate(0);
-        let fill = tokens.take(plan.depth);
-        read(executor, &fill, between)?;
-        generate(executor, &tokens.take(1), between)?;
+        if plan.blank {
+            executor.skip_to(plan.depth)?;
+        } else {
+            read(executor, &tokens.take(plan.depth), between)?;
+        }
+        generate(executor, &tokens.take(plan.pass), plan.pass, between)?;
         for _ in 0..plan.repetitions {
             executor.truncate(plan.depth);
             executor.reset_ledger();
             let ids = tokens.take(plan.generate);
-            let seconds = timed(|| generate(executor, &ids, between))?;
+            let seconds = timed(|| generate(executor, &ids, plan.pass, between))?;
             speeds.decode_tokens_per_s.push(plan.generate as f64 / seconds);
-            speeds.bytes_per_token.push(executor.ledger().phase(Phase::Decode).read_per_token());
+            speeds.bytes_per_token.push(executor.ledger().phase(phase(plan.pass)).read_per_token());
         }
     }
     Ok(speeds)
@@ -139,34 +147,42 @@ pub fn generate_tokens(
     between: &mut dyn FnMut() -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     let ids = Tokens::of(executor).take(count);
-    generate(executor, &ids, between)
+    generate(executor, &ids, 1, between)
 }
 
-/// Passes of one token each, with their logits.
+/// What passes of so many tokens are.
+const fn phase(pass: usize) -> Phase {
+    if pass == 1 { Phase::Decode } else { Phase::Verify }
+}
+
+/// Passes of `pass` tokens each, with every token's logits.
 fn generate(
     executor: &mut Executor,
     ids: &[u32],
+    pass: usize,
     between: &mut dyn FnMut() -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
-    for id in ids {
+    for ids in ids.chunks(pass.max(1)) {
         between()?;
-        executor.forward(&[*id], Phase::Decode, Want::Last, &mut |_, _| Ok(()))?;
+        executor.forward(ids, phase(pass), Want::All, &mut |_, _| Ok(()))?;
     }
     Ok(())
 }
 
 /// Ids without meaning, the same in every run: an engine's speed does not depend on them.
-struct Tokens {
+pub(crate) struct Tokens {
     state: u64,
     vocab: u64,
 }
 
 impl Tokens {
-    fn of(executor: &Executor) -> Self {
+    /// Ids for an executor's model.
+    pub(crate) fn of(executor: &Executor) -> Self {
         Self { state: 1, vocab: executor.model().config().vocab.max(1) as u64 }
     }
 
-    fn take(&mut self, count: usize) -> Vec<u32> {
+    /// The next `count` of them.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u32> {
         let mut next = || {
             // The multiplier and the increment of Knuth's MMIX generator.
             self.state = (self.state.wrapping_mul(6_364_136_223_846_793_005))
@@ -182,6 +198,9 @@ mod tests {
     use super::*;
     use aios_engine::{ExecutorOptions, Model};
     use std::path::Path;
+
+    const PLAN: Plan =
+        Plan { prompt: 0, generate: 0, pass: 1, depth: 0, blank: false, repetitions: 1 };
 
     fn executor(plan: &Plan) -> Executor {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
@@ -201,7 +220,7 @@ mod tests {
 
     #[test]
     fn every_repetition_is_a_sample_and_a_part_can_be_left_out() {
-        let plan = Plan { prompt: 20, generate: 3, depth: 9, repetitions: 4 };
+        let plan = Plan { prompt: 20, generate: 3, depth: 9, repetitions: 4, ..PLAN };
         let mut passes = 0;
         let mut count = || {
             passes += 1;
@@ -224,7 +243,7 @@ mod tests {
     #[test]
     fn a_deeper_context_reads_more_and_weights_are_all_counted() {
         let at = |depth| {
-            let plan = Plan { prompt: 0, generate: 2, depth, repetitions: 1 };
+            let plan = Plan { generate: 2, depth, ..PLAN };
             let mut executor = executor(&plan);
             let weights: u64 =
                 executor.model().bytes_per_token().iter().map(|(_, bytes)| bytes).sum();
@@ -237,8 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn passes_of_several_tokens_read_weights_once_and_a_blank_depth_reads_what_a_real_one_does() {
+        let bytes = |pass, blank| {
+            let plan = Plan { generate: 8, pass, depth: 100, blank, ..PLAN };
+            let mut passes = 0;
+            let mut count = || {
+                passes += 1;
+                Ok(())
+            };
+            let speeds = measure(&mut executor(&plan), &plan, &mut count).expect("speeds");
+            (passes, speeds.bytes_per_token[0])
+        };
+        let ((_, one), (_, real)) = (bytes(1, true), bytes(1, false));
+        assert_eq!(one, real);
+        let (passes, four) = bytes(4, true);
+        assert_eq!(passes, 1 + 2);
+        assert!(four > one / 4.0 && four < 0.3 * one, "{four} {one}");
+    }
+
+    #[test]
     fn it_can_be_interrupted() {
-        let plan = Plan { prompt: 8, generate: 8, depth: 0, repetitions: 3 };
+        let plan = Plan { prompt: 8, generate: 8, repetitions: 3, ..PLAN };
         let stopped = measure(&mut executor(&plan), &plan, &mut || Err(EngineError::Cancelled));
         assert!(matches!(stopped, Err(EngineError::Cancelled)));
     }

@@ -17,4 +17,5 @@ pub mod perplexity;
 pub mod plot;
 pub mod prompts;
 pub mod report;
+pub mod simulate;
 pub mod synth;

@@ -136,6 +136,19 @@ impl Layer {
 }
 
 impl Layer {
+    /// Its norms and what they are for.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = (Role, &NormWeights)> {
+        let optional = [
+            (Role::AttnQNorm, &self.q_norm),
+            (Role::AttnKNorm, &self.k_norm),
+            (Role::AttnPostNorm, &self.attn_post_norm),
+            (Role::FfnNorm, &self.ffn.norm),
+            (Role::FfnPostNorm, &self.ffn.post_norm),
+        ];
+        let present = optional.into_iter().filter_map(|(role, norm)| Some((role, norm.as_ref()?)));
+        std::iter::once((Role::AttnNorm, &self.attn_norm)).chain(present)
+    }
+
     /// Its matrices in the same order, to change what is known of where they are.
     fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         let (first, second) = match &mut self.ffn.input {

@@ -6,7 +6,8 @@
 
 use aios_contract::DType;
 use aios_kernels::{
-    Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, matmul, pack, packed_bytes,
+    Input, Isa, Matrix, PANEL_ROWS, Pool, Product, QuantRows, ScaleBlock, matmul, pack,
+    packed_bytes,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -62,7 +63,8 @@ impl Activations {
 /// The matrix that `bytes` hold.
 fn matrix(dtype: DType, bytes: &[u8]) -> Matrix<'_> {
     let row = dtype.row_bytes(COLS).expect("whole blocks");
-    let rows = bytes.len() / row;
+    // Whole panels, so that any run of rows is one in both layouts.
+    let rows = bytes.len() / row / PANEL_ROWS * PANEL_ROWS;
     Matrix::new(dtype, rows, COLS, &bytes[..rows * row]).expect("whole rows")
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares `aios simulate` with cachegrind, and both with a peer (SPEC.md, B48).
+"""Compares `aios simulate` with cachegrind, and both with a peer (SPEC.md, B22).
 
     python3 scripts/check_simulation.py target/debug/aios MODEL.gguf [--peer PATH/llama-bench]
         [--points decode,half,fits,pass4,deep] [--rows]

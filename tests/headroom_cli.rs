@@ -34,8 +34,14 @@ fn the_report_goes_to_stdout_or_into_a_folder() {
     let out = folder.path().join("report");
     let written = headroom(folder.path(), PROMPTS.as_bytes(), &["--out", out.to_str().unwrap()]);
     assert_eq!(String::from_utf8(written.stdout).unwrap().lines().count(), 5);
-    let file: Value =
+    let mut file: Value =
         serde_json::from_slice(&fs::read(out.join("headroom.json")).unwrap()).unwrap();
+    // Which lines of a cache meet depends on the addresses that a process happens to get.
+    let mut json = json;
+    for report in [&mut file, &mut json] {
+        let ratio = report.as_object_mut().unwrap().remove("reread_ratio").unwrap();
+        assert!(ratio.is_null() || ratio.as_f64().unwrap() >= 0.0, "{ratio}");
+    }
     assert_eq!(file, json);
     let text = headroom(folder.path(), PROMPTS.as_bytes(), &["--continued", "0"]);
     let text = String::from_utf8(text.stdout).unwrap();

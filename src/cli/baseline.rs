@@ -143,7 +143,10 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
     let bytes = buffer_bytes(&doctor);
     let mut bench = Bench {
         load: &mut || Ok(Executor::new(weights(&path)?, options.clone())?),
-        stream: &mut || Ok(bandwidth::measure(options.threads, bytes, STREAM_RUNS)?.median_gb_per_s),
+        stream: &mut || {
+            let read = bandwidth::measure(options.threads, bytes, STREAM_RUNS)?;
+            Ok(read.median_gb_per_s)
+        },
         machine: &Machine::here(),
         cache_bytes: doctor.last_level_cache_bytes().unwrap_or(0),
         between: &mut |done| {

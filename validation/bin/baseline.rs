@@ -1,4 +1,4 @@
-//! The harness `aios baseline` as a program of its own: MB per token by every source there is, and how fast it goes.
+//! The harness `aios baseline` as a program of its own.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The harness `aios compliance` as a program of its own: a model held against the Model Contract.
+//! The harness `aios compliance` as a program of its own.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The harness `aios headroom` as a program of its own: how many bytes a token of a model could do without.
+//! The harness `aios headroom` as a program of its own.
 
 #![forbid(unsafe_code)]
 

@@ -7,12 +7,12 @@ use std::fmt::Write as _;
 const FALCON: &str = "
 ## The published figure
 
-For Falcon-7B Q4_K_M on a Core Ultra 7 265K, 2340 ± 4 MB/token at 11.43 tokens/s have been published,
-read off the counter `uncore_imc_free_running_0`. That cannot be: the weights that a token must read
-come to the counted figure above, about twice as much. Two things explain it. The unit was MiB, so that
-2340 are 2454 MB; and that processor has two memory controllers, each with a device of its own, of which
-one was read. Both together read 2 × 2454 = 4907 MB, which is the counted figure and 2 % for the
-rest. At 11.43 tokens/s the machine streams 56 GB/s, not 27.
+For Falcon-7B Q4_K_M on a Core Ultra 7 265K, 2340 ± 4 MB/token at 11.43 tokens/s have been
+published, read off the counter `uncore_imc_free_running_0`. That cannot be: the weights that a
+token must read come to the counted figure above, about twice as much. Two things explain it. The
+unit was MiB, so that 2340 are 2454 MB; and that processor has two memory controllers, each with a
+device of its own, of which one was read. Both together read 2 × 2454 = 4907 MB, which is the
+counted figure and 2 % for the rest. At 11.43 tokens/s that machine streams 56 GB/s, not 27.
 ";
 
 pub(super) fn render(report: &BaselineReport) -> String {
@@ -101,8 +101,8 @@ fn write_peer(report: &BaselineReport, peer: &Peer, out: &mut String) -> std::fm
             let (own, other) = (report.tokens_per_s.statistics.median, run.tokens_per_s.median);
             writeln!(
                 out,
-                "llama-cpp-python {}: {other:.2} tokens/s (median of {}); here {own:.2}, {:.2} times \
-                 as many.",
+                "llama-cpp-python {}: {other:.2} tokens/s (median of {}); here {own:.2}, {:.2} \
+                 times as many.",
                 run.version,
                 run.tokens_per_s.samples.len(),
                 own / other

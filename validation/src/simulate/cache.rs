@@ -8,7 +8,7 @@ const LINES_MAX: u64 = 1 << 26;
 /// The shortest line; with it a line's number and a mark fit a word.
 const LINE_BYTES_MIN: u32 = 8;
 
-/// The size and shape of a cache (SPEC B41).
+/// The size and shape of a cache (SPEC B15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Geometry {
     bytes: u64,

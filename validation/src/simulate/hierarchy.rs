@@ -1,4 +1,4 @@
-//! A private cache for each thread, a cache that all share, and the memory behind them (SPEC B42).
+//! A private cache for each thread, a cache that all share, and the memory behind them (SPEC B16).
 
 use super::cache::{Cache, Evicted, Geometry};
 use super::traffic::{Group, Traffic};
@@ -136,7 +136,7 @@ impl Hierarchy {
         Some((start >> shift, end >> shift))
     }
 
-    /// The threads share an access among them (SPEC B44). A read that does not `keep` is
+    /// The threads share an access among them (SPEC B18). A read that does not `keep` is
     /// non-temporal: it leaves no line behind.
     pub fn access(&mut self, access: &Access, keep: bool) {
         let Some((first, last)) = self.lines(access) else { return };

@@ -1,5 +1,5 @@
 //! What a processor's caches let through to memory: real passes of an executor, access by access,
-//! through a model of the caches (SPEC B40 to B48).
+//! through a model of the caches (SPEC B14 to B22).
 
 mod cache;
 mod hierarchy;

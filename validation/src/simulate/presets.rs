@@ -1,4 +1,4 @@
-//! Caches by name, and those of the machine (SPEC B47).
+//! Caches by name, and those of the machine (SPEC B21).
 
 use super::cache::{Geometry, GeometryError};
 use super::hierarchy::{Design, Policy};

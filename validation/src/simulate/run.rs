@@ -51,7 +51,7 @@ pub struct GroupTraffic {
     pub dram_ownership_bytes_per_token: f64,
 }
 
-/// What was simulated (SPEC B46). Bytes are per token of the passes that count.
+/// What was simulated (SPEC B20). Bytes are per token of the passes that count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulated {
     /// `simulated`: where the DRAM figures come from.

@@ -1,0 +1,209 @@
+//! Whole tokens: how long decoding, verifying and reading a prompt take, and how many bytes a token
+//! reads (`cargo bench --bench tokens`).
+//!
+//! Bytes are a measurement of their own for criterion. They are also held against
+//! `benches/bytes.json`, and a token that reads more than is written there is an error: bytes are
+//! counted, so that they cannot vary, and nothing but a change of the program makes them more.
+//! `AIOS_RECORD_BYTES=1 cargo bench --bench tokens -- --test` writes the file anew.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aios_engine::{Executor, ExecutorOptions, Model, Want};
+use aios_residency::Phase;
+use criterion::measurement::{Measurement, ValueFormatter};
+use criterion::{BenchmarkId, Criterion, Throughput};
+
+/// Tokens in the context before those that are measured.
+const DEPTH: usize = 64;
+/// Tokens of a pass that checks drafts.
+const VERIFIED: usize = 4;
+/// Tokens of a prompt.
+const PROMPT: usize = 128;
+
+/// Counted bytes in place of time.
+struct Bytes;
+
+struct BytesFormatter;
+
+impl ValueFormatter for BytesFormatter {
+    fn scale_values(&self, _typical: f64, values: &mut [f64]) -> &'static str {
+        values.iter_mut().for_each(|bytes| *bytes /= 1e6);
+        "MB"
+    }
+
+    fn scale_throughputs(
+        &self,
+        _typical: f64,
+        throughput: &Throughput,
+        values: &mut [f64],
+    ) -> &'static str {
+        let tokens = match throughput {
+            Throughput::Elements(tokens) => *tokens as f64,
+            _ => 1.0,
+        };
+        values.iter_mut().for_each(|bytes| *bytes /= 1e6 * tokens);
+        "MB/token"
+    }
+
+    fn scale_for_machines(&self, _values: &mut [f64]) -> &'static str {
+        "bytes"
+    }
+}
+
+impl Measurement for Bytes {
+    type Intermediate = ();
+    type Value = u64;
+
+    fn start(&self) {}
+
+    fn end(&self, (): ()) -> u64 {
+        0
+    }
+
+    fn add(&self, a: &u64, b: &u64) -> u64 {
+        a + b
+    }
+
+    fn zero(&self) -> u64 {
+        0
+    }
+
+    fn to_f64(&self, bytes: &u64) -> f64 {
+        *bytes as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        &BytesFormatter
+    }
+}
+
+/// What is run.
+#[derive(Clone, Copy)]
+enum Work {
+    /// A token.
+    Decode,
+    /// A pass that checks drafted tokens.
+    Verify,
+    /// A prompt.
+    Prefill,
+}
+
+impl Work {
+    const ALL: [Self; 3] = [Self::Decode, Self::Verify, Self::Prefill];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Verify => "verify",
+            Self::Prefill => "prefill",
+        }
+    }
+
+    fn tokens(self) -> usize {
+        match self {
+            Self::Decode => 1,
+            Self::Verify => VERIFIED,
+            Self::Prefill => PROMPT,
+        }
+    }
+
+    /// Runs it once and returns the bytes that it has read.
+    fn run(self, executor: &mut Executor) -> u64 {
+        let (phase, want, depth) = match self {
+            Self::Decode => (Phase::Decode, Want::Last, DEPTH),
+            Self::Verify => (Phase::Verify, Want::All, DEPTH),
+            Self::Prefill => (Phase::Prefill, Want::Last, 0),
+        };
+        executor.truncate(depth);
+        executor.reset_ledger();
+        let ids: Vec<u32> = (0..100).cycle().take(self.tokens()).collect();
+        executor.forward(&ids, phase, want, &mut |_, _| Ok(())).expect("a pass");
+        let bytes = executor.ledger().phase(phase);
+        bytes.weights + bytes.kv_read
+    }
+}
+
+/// An executor that has read `DEPTH` tokens.
+fn executor(model: &Arc<Model>) -> Executor {
+    let mut executor =
+        Executor::new(Arc::clone(model), ExecutorOptions::new(256)).expect("an executor");
+    let ids: Vec<u32> = (0..DEPTH as u32).collect();
+    executor.forward(&ids, Phase::Prefill, Want::None, &mut |_, _| Ok(())).expect("a pass");
+    executor
+}
+
+/// The micro models, and the real ones that are there.
+fn models() -> Vec<PathBuf> {
+    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models");
+    let mut folders = vec![micro];
+    folders.extend(
+        std::env::var_os("AIOS_MODEL_DIR")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/aios/models"))),
+    );
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    paths.sort();
+    paths
+}
+
+fn recorded_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bytes.json")
+}
+
+/// Bytes of each case that was ever recorded.
+fn recorded() -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(recorded_file()).expect("benches/bytes.json");
+    serde_json::from_str(&text).expect("an object of numbers")
+}
+
+fn main() {
+    let record = std::env::var_os("AIOS_RECORD_BYTES").is_some();
+    let mut known = if record { BTreeMap::new() } else { recorded() };
+    let mut worse = Vec::new();
+    let mut time = Criterion::default().sample_size(10).configure_from_args();
+    let mut bytes = Criterion::default().with_measurement(Bytes).sample_size(10);
+    bytes = bytes.configure_from_args();
+    for path in models() {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let model = Model::load(&path).expect("a model");
+        let mut executor = executor(&model);
+        for work in Work::ALL {
+            let case = format!("{name} {}", work.name());
+            let read = work.run(&mut executor);
+            match known.get(&case) {
+                Some(&before) if read > before => worse.push((case, before, read)),
+                Some(_) => {}
+                None if record => drop(known.insert(case, read)),
+                None => eprintln!("{case}: {read} bytes, not recorded"),
+            }
+            let tokens = Throughput::Elements(work.tokens() as u64);
+            let mut group = time.benchmark_group(work.name());
+            group.throughput(tokens.clone());
+            group.bench_function(BenchmarkId::from_parameter(&name), |b| {
+                b.iter(|| work.run(&mut executor));
+            });
+            group.finish();
+            let mut group = bytes.benchmark_group(format!("{}, bytes", work.name()));
+            group.throughput(tokens);
+            group.bench_function(BenchmarkId::from_parameter(&name), |b| {
+                b.iter_custom(|times| (0..times).map(|_| work.run(&mut executor)).sum());
+            });
+            group.finish();
+        }
+    }
+    time.final_summary();
+    if record {
+        let text = serde_json::to_string_pretty(&known).expect("numbers") + "\n";
+        std::fs::write(recorded_file(), text).expect("benches/bytes.json can be written");
+    }
+    for (case, before, read) in &worse {
+        eprintln!("error: {case} reads {read} bytes, {before} were recorded");
+    }
+    if !worse.is_empty() {
+        std::process::exit(1);
+    }
+}

@@ -4,14 +4,18 @@
 //! Bytes are a measurement of their own for criterion. They are also held against
 //! `benches/bytes.json`, and a token that reads more than is written there is an error: bytes are
 //! counted, so that they cannot vary, and nothing but a change of the program makes them more.
+//! The ledger that counts them must take less than 0.5 % of a token's time.
 //! `AIOS_RECORD_BYTES=1 cargo bench --bench tokens -- --test` writes the file anew.
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
+use aios_contract::{Role, TensorName};
 use aios_engine::{Executor, ExecutorOptions, Model, Want};
-use aios_residency::Phase;
+use aios_residency::{Ledger, Phase};
 use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -21,6 +25,10 @@ const DEPTH: usize = 64;
 const VERIFIED: usize = 4;
 /// Tokens of a prompt.
 const PROMPT: usize = 128;
+/// The most of a real model's token that counting may take.
+const LEDGER_SHARE_MAX: f64 = 0.005;
+/// Models of fewer bytes are no real ones: their tokens take microseconds.
+const REAL_BYTES: u64 = 16_000_000;
 
 /// Counted bytes in place of time.
 struct Bytes;
@@ -134,6 +142,43 @@ fn executor(model: &Arc<Model>) -> Executor {
     executor
 }
 
+/// The part of a token's time that its counting takes: the ledger's calls for a token, by
+/// themselves, over the fastest of a few tokens.
+fn ledger_share(model: &Model, executor: &mut Executor) -> f64 {
+    const TOKENS: u32 = 2000;
+    const ROLES: [Role; 7] = [
+        Role::AttnQ,
+        Role::AttnK,
+        Role::AttnV,
+        Role::AttnOutput,
+        Role::FfnGate,
+        Role::FfnUp,
+        Role::FfnDown,
+    ];
+    let layers = model.config().layers;
+    let mut ledger = Ledger::new(layers);
+    let started = Instant::now();
+    for _ in 0..TOKENS {
+        ledger.start_pass(Phase::Decode, 1);
+        for layer in 0..u32::try_from(layers).expect("few layers") {
+            for role in ROLES {
+                ledger.read(black_box(TensorName { role, layer: Some(layer) }), black_box(1000));
+            }
+            ledger.kv(black_box(1000), 1);
+        }
+        for role in [Role::TokenEmbedding, Role::Head] {
+            ledger.read(black_box(TensorName { role, layer: None }), black_box(1000));
+        }
+    }
+    let counting = started.elapsed().as_secs_f64() / f64::from(TOKENS);
+    let token = (0..10).map(|_| {
+        let started = Instant::now();
+        Work::Decode.run(executor);
+        started.elapsed().as_secs_f64()
+    });
+    counting / token.fold(f64::INFINITY, f64::min)
+}
+
 /// The micro models, and the real ones that are there.
 fn models() -> Vec<PathBuf> {
     let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models");
@@ -164,6 +209,7 @@ fn main() {
     let record = std::env::var_os("AIOS_RECORD_BYTES").is_some();
     let mut known = if record { BTreeMap::new() } else { recorded() };
     let mut worse = Vec::new();
+    let mut slow = Vec::new();
     let mut time = Criterion::default().sample_size(10).configure_from_args();
     let mut bytes = Criterion::default().with_measurement(Bytes).sample_size(10);
     bytes = bytes.configure_from_args();
@@ -171,6 +217,12 @@ fn main() {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let model = Model::load(&path).expect("a model");
         let mut executor = executor(&model);
+        let share = ledger_share(&model, &mut executor);
+        println!("{name}: counting takes {:.4} % of a token's time", share * 100.0);
+        let real = model.bytes_per_token().iter().map(|(_, bytes)| bytes).sum::<u64>() > REAL_BYTES;
+        if real && share > LEDGER_SHARE_MAX {
+            slow.push((name.clone(), share));
+        }
         for work in Work::ALL {
             let case = format!("{name} {}", work.name());
             let read = work.run(&mut executor);
@@ -203,7 +255,10 @@ fn main() {
     for (case, before, read) in &worse {
         eprintln!("error: {case} reads {read} bytes, {before} were recorded");
     }
-    if !worse.is_empty() {
+    for (name, share) in &slow {
+        eprintln!("error: {name}: counting takes {:.2} % of a token's time", share * 100.0);
+    }
+    if !worse.is_empty() || !slow.is_empty() {
         std::process::exit(1);
     }
 }

@@ -467,35 +467,40 @@ impl PassCosts {
     ) -> Result<Self, EngineError> {
         /// Lengths that are timed; what lies between is taken to lie on a line.
         const TIMED: [usize; 5] = [1, 2, 4, 8, 16];
-        let mut points: Vec<(usize, f64)> = Vec::new();
-        for tokens in TIMED {
-            if tokens > target.context() {
-                break;
+        const ROUNDS: usize = 4;
+        let fits = TIMED.into_iter().filter(|&tokens| tokens <= target.context());
+        let mut points: Vec<(usize, f64)> = fits.map(|tokens| (tokens, f64::INFINITY)).collect();
+        let mut draft_ms = draft.is_some().then_some(f64::INFINITY);
+        let mut draft = draft;
+        // Rounds over all lengths, so that a disturbance does not meet all passes of one.
+        for _ in 0..ROUNDS {
+            for (tokens, least) in &mut points {
+                *least = least.min(pass_ms(target, *tokens, Phase::Verify)?);
             }
-            let ms = least_ms(target, tokens, Phase::Verify)?;
-            // A pass over more tokens cannot cost less; where it seems so, it was disturbed.
-            points.push((tokens, points.last().map_or(ms, |&(_, before)| ms.max(before))));
+            if let (Some(executor), Some(least)) = (&mut draft, &mut draft_ms) {
+                *least = least.min(pass_ms(executor, 1, Phase::Draft)?);
+            }
+        }
+        // A pass over more tokens cannot cost less; where it seems so, it was disturbed.
+        for i in 1..points.len() {
+            points[i].1 = points[i].1.max(points[i - 1].1);
         }
         let pass_ms = (1..=PASS_MAX).map(|tokens| between(&points, tokens)).collect();
-        let draft_ms = draft.map(|executor| least_ms(executor, 1, Phase::Draft)).transpose()?;
         Ok(Self { pass_ms, draft_ms })
     }
 }
 
-/// The shortest of a few passes over `tokens` tokens that follow some others.
-fn least_ms(executor: &mut Executor, tokens: usize, phase: Phase) -> Result<f64, EngineError> {
-    const TIMES: usize = 3;
-    let ids: Vec<u32> = (0..16_u32).map(|i| i % executor.model().config().vocab as u32).collect();
-    let mut least = f64::INFINITY;
-    for _ in 0..TIMES {
-        executor.truncate(0);
-        let started = Instant::now();
-        executor.forward(&ids[..tokens], phase, Want::All, &mut |_, _| Ok(()))?;
-        // A clock may be coarser than a tiny model's pass.
-        least = least.min((started.elapsed().as_secs_f64() * 1e3).max(1e-6));
-    }
+/// Milliseconds of a pass over `tokens` tokens at the start of a text.
+fn pass_ms(executor: &mut Executor, tokens: usize, phase: Phase) -> Result<f64, EngineError> {
+    let vocab = u32::try_from(executor.model().config().vocab).unwrap_or(u32::MAX);
+    let ids: Vec<u32> = (0..vocab).cycle().take(tokens).collect();
     executor.truncate(0);
-    Ok(least)
+    let started = Instant::now();
+    executor.forward(&ids, phase, Want::All, &mut |_, _| Ok(()))?;
+    let elapsed = started.elapsed();
+    executor.truncate(0);
+    // A clock may be coarser than a tiny model's pass.
+    Ok((elapsed.as_secs_f64() * 1e3).max(1e-6))
 }
 
 /// The value at `at` on the line through `points`, the last one's beyond them.

@@ -183,6 +183,7 @@ class Bench:
             "drafted": spec.get("drafted", 0),
             "accepted": spec.get("accepted", 0),
             "lengths": spec.get("lengths", []),
+            "drafters": spec.get("drafters", []),
             "draft_ms": spec.get("draft_ms", 0.0),
             "verify_ms": spec.get("verify_ms", 0.0),
             "decode_ms": stats["decode_ms"],
@@ -346,7 +347,8 @@ def engines(options: argparse.Namespace) -> tuple[Engine, dict[str, Engine]]:
 def settings(options: argparse.Namespace, version: str) -> dict[str, Any]:
     """What rounds must have in common to stand in one table."""
     names = ("tokens", "context", "threads", "aios_args", "llama_args")
-    return {"aios": version, **{name: vars(options)[name] for name in names}}
+    chosen = {name: vars(options)[name] for name in names}
+    return {"aios": version, "with_llama": options.llama is not None, **chosen}
 
 
 def earlier(options: argparse.Namespace, wanted: dict[str, Any]) -> list[Unit]:

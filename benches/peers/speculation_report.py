@@ -1,0 +1,345 @@
+"""What speculation.py measured, as a table, verdicts and a plot."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Callable, Iterable
+
+OFF, AUTO, DRAFT = "off", "auto", "draft"
+PEER_PLAIN, PEER_LOOKUP, PEER_DRAFT = "llama.cpp plain", "llama.cpp look-up", "llama.cpp draft"
+
+# What a mode of aios is held against: the peer's mode that has the same means.
+RIVAL = {AUTO: PEER_LOOKUP, DRAFT: PEER_DRAFT}
+MODES = {AUTO: "`--spec auto`", DRAFT: "with draft model"}
+
+# What the project promises itself. Shares of plain decoding's speed and bytes.
+SPEED_MIN = 0.97
+PEER_MIN = 1.0
+DRAFTED_MIN = 1.0
+# These were set for one model, which is known by its file's name.
+BIG_MODEL = "1.5b"
+EDIT_SPEED_MIN = 2.5
+EDIT_BYTES_MAX = 0.30
+CHAT_BYTES_MAX = {AUTO: 0.87, DRAFT: 0.85}
+
+MISSING, NONE = "missing", "–"
+
+# A unit is one round of one prompt with one pair of files: every arm's sample, by the arm's name.
+Unit = dict[str, Any]
+Arm = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median over prompts, with the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread | None:
+        known = list(values)
+        return cls(statistics.median(known), min(known), max(known)) if known else None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A target of a row and whether it was met, None if that is not known."""
+
+    text: str
+    met: bool | None
+
+    @classmethod
+    def least(cls, what: str, target: float, found: Spread | None) -> Check:
+        met = None if found is None else found.median >= target
+        return cls(f"{what} ≥ {target:.2f}", met)
+
+    @classmethod
+    def above(cls, what: str, target: float, found: Spread | None) -> Check:
+        met = None if found is None else found.median > target
+        return cls(f"{what} > {target:.2f}", met)
+
+    @classmethod
+    def most(cls, what: str, target: float, found: Spread | None) -> Check:
+        met = None if found is None else found.median <= target
+        return cls(f"{what} ≤ {target:.2f}", met)
+
+    @property
+    def state(self) -> str:
+        return {True: "met", False: "missed", None: "unknown"}[self.met]
+
+
+@dataclass
+class Row:
+    """A class of prompts with a pair of files in one mode."""
+
+    model: str
+    draft: str
+    mode: str
+    kind: str
+    prompts: int
+    speed: Spread | None = None
+    speed_where_drafted: Spread | None = None
+    mb: Spread | None = None
+    mb_plain: Spread | None = None
+    bytes: Spread | None = None
+    tokens_per_pass: Spread | None = None
+    accepted: Spread | None = None
+    peer_gain: Spread | None = None
+    peer: Spread | None = None
+    peer_absent: str = NONE
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        states = [check.state for check in self.checks]
+        state = next((s for s in ("missed", "unknown", "met") if s in states), "unknown")
+        each = "; ".join(f"{check.text}: {check.state}" for check in self.checks)
+        return f"**{state}** ({each})"
+
+
+def has(unit: Unit, arm: str) -> bool:
+    return "speed" in unit["arms"].get(arm, {})
+
+
+def per_prompt(
+    units: list[Unit], arms: tuple[str, ...], value: Callable[..., float | None]
+) -> list[float]:
+    """The median over rounds of `value` of the arms' samples, for each prompt that has them."""
+    found: dict[str, list[float]] = {}
+    for unit in units:
+        if all(has(unit, arm) for arm in arms):
+            number = value(*(unit["arms"][arm] for arm in arms))
+            if number is not None:
+                found.setdefault(unit["prompt"], []).append(number)
+    return [statistics.median(numbers) for numbers in found.values()]
+
+
+def faster(one: Arm, other: Arm) -> float:
+    """The ratio of speeds."""
+    return one["speed"] / other["speed"]
+
+
+def row(units: list[Unit], mode: str) -> Row:
+    """What one mode does with the prompts of a class."""
+    first = units[0]
+    prompts = len({unit["prompt"] for unit in units})
+    rival = RIVAL[mode]
+    made = Row(first["model"], first["draft"], mode, first["class"], prompts)
+    made.speed = Spread.of(per_prompt(units, (mode, OFF), faster))
+    drafted = [unit for unit in units if unit["arms"].get(mode, {}).get("drafted")]
+    made.speed_where_drafted = Spread.of(per_prompt(drafted, (mode, OFF), faster))
+    made.mb = Spread.of(per_prompt(units, (mode,), lambda arm: arm["mb_per_token"]))
+    made.mb_plain = Spread.of(per_prompt(units, (OFF,), lambda arm: arm["mb_per_token"]))
+    made.bytes = Spread.of(
+        per_prompt(units, (mode, OFF), lambda arm, off: arm["mb_per_token"] / off["mb_per_token"])
+    )
+    passes = per_prompt(units, (mode,), lambda arm: arm["tokens_per_pass"])
+    made.tokens_per_pass = Spread.of(passes)
+    made.accepted = Spread.of(per_prompt(units, (mode,), lambda arm: arm["accept_rate"]))
+    made.peer_gain = Spread.of(per_prompt(units, (rival, PEER_PLAIN), faster))
+    made.peer = Spread.of(per_prompt(units, (mode, rival), faster))
+    if made.peer is None:
+        reasons = {unit["arms"].get(rival, {}).get("absent", MISSING) for unit in units}
+        made.peer_absent = MISSING if reasons == {MISSING} else "failed"
+    made.checks = checks(made)
+    return made
+
+
+def checks(made: Row) -> list[Check]:
+    """The targets of a row."""
+    found = [Check.least("speed", SPEED_MIN, made.speed)]
+    big = BIG_MODEL in made.model.lower()
+    if big and made.kind == "edit":
+        found = [Check.least("speed", EDIT_SPEED_MIN, made.speed)]
+        found.append(Check.most("bytes", EDIT_BYTES_MAX, made.bytes))
+    if made.kind == "chat":
+        if big:
+            found.append(Check.most("bytes", CHAT_BYTES_MAX[made.mode], made.bytes))
+        if made.speed_where_drafted:
+            found.append(Check.above("speed if drafted", DRAFTED_MIN, made.speed_where_drafted))
+    found.append(Check.above("peer", PEER_MIN, made.peer))
+    return found
+
+
+def rows(units: list[Unit]) -> list[Row]:
+    """A row for each pair of files, mode and class, in the order of the runs."""
+    groups: dict[tuple[str, str, str], list[Unit]] = {}
+    for unit in units:
+        for mode in (AUTO, DRAFT) if unit["draft"] else (AUTO,):
+            key = (unit["model"], mode, unit["class"])
+            groups.setdefault(key, []).append(unit)
+    order = list(dict.fromkeys((model, mode) for model, mode, _ in groups))
+    ordered = sorted(groups.items(), key=lambda item: order.index(item[0][:2]))
+    return [row(members, mode) for (_, mode, _), members in ordered]
+
+
+# The table.
+
+
+COLUMNS = (
+    "file", "mode", "class", "prompts", "speed / plain", "MB/token", "MB/token / plain",
+    "tokens per pass", "accepted", "llama.cpp's / its plain", "aios / llama.cpp's", "verdict",
+)  # fmt: skip
+
+
+def wide(spread: Spread | None) -> str:
+    if spread is None:
+        return NONE
+    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+
+
+def cells(made: Row) -> list[str]:
+    mode = MODES[made.mode] + (f" {made.draft}" if made.mode == DRAFT else "")
+    mb = NONE
+    if made.mb and made.mb_plain:
+        mb = f"{made.mb.median:.0f} of {made.mb_plain.median:.0f}"
+    accepted = f"{made.accepted.median:.0%}" if made.accepted else NONE
+    absent = made.peer_absent
+    return [
+        made.model, mode, made.kind, str(made.prompts), wide(made.speed), mb, wide(made.bytes),
+        wide(made.tokens_per_pass), accepted,
+        wide(made.peer_gain) if made.peer_gain else absent,
+        wide(made.peer) if made.peer else absent, made.verdict,
+    ]  # fmt: skip
+
+
+def faults(units: list[Unit]) -> list[str]:
+    """Prompts whose output depended on drafting, and runs of aios that failed."""
+    found = []
+    for unit in units:
+        place = f"{unit['model']}, {unit['prompt']}, round {unit['round']}"
+        arms = {arm: unit["arms"].get(arm, {}) for arm in (OFF, AUTO, DRAFT)}
+        found += [f"{place}: {a['absent']}" for a in arms.values() if "absent" in a]
+        outputs = {arm["output"] for arm in arms.values() if "output" in arm}
+        if len(outputs) > 1:
+            found.append(f"{place}: the output with drafts is not that without")
+    return found
+
+
+def divergences(units: list[Unit]) -> list[str]:
+    """How often the peer's speculation gave another text than its plain decoding."""
+    lines = []
+    for arm in (PEER_LOOKUP, PEER_DRAFT):
+        prompts: dict[tuple[str, str], bool] = {}
+        for unit in units:
+            same = unit["arms"].get(arm, {}).get("same_as_plain")
+            if same is not None:
+                key = (unit["model"], unit["prompt"])
+                prompts[key] = prompts.get(key, True) and same
+        if prompts:
+            other = sum(not same for same in prompts.values())
+            lines.append(f"{arm}: another text than its plain decoding for {other} of "
+                         f"{len(prompts)} prompts.")  # fmt: skip
+    return lines
+
+
+def report(units: list[Unit], told: dict[str, str]) -> str:
+    """The page: table, what it means, faults, and the circumstances."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---:|" * 8 + "---|"]
+    for made in rows(units):
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells(made)) + " |")
+    lines += ["", "Medians over the prompts of a class, in brackets the lowest and the highest; a"]
+    lines += ["prompt's figure is the median of its rounds. MB/token is counted, after the prompt."]
+    wrong = faults(units)
+    if wrong:
+        lines += ["", "**Faults of aios**:", "", *(f"- {fault}" for fault in wrong)]
+    else:
+        lines += ["", "The output of aios is the same with and without drafts in every run."]
+    lines += [line for said in divergences(units) for line in ("", said)]
+    lines += ["", *absences(units), *(f"- {key}: {value}" for key, value in told.items())]
+    return "\n".join(lines) + "\n"
+
+
+def absences(units: list[Unit]) -> list[str]:
+    """Why a peer has no figures."""
+    reasons: dict[str, int] = {}
+    for unit in units:
+        for arm in (PEER_PLAIN, PEER_LOOKUP, PEER_DRAFT):
+            reason = unit["arms"].get(arm, {}).get("absent")
+            if reason:
+                text = f"- {arm}, {unit['model']}: {reason}"
+                reasons[text] = reasons.get(text, 0) + 1
+    lines = [f"{text} ({count} runs)" for text, count in sorted(reasons.items())]
+    return ["Peers without figures:", "", *lines, ""] if lines else []
+
+
+# The plot: a line of two panels for each model, bars by class.
+
+
+COLOURS = {OFF: "#b8b8b8", AUTO: "#2f6fb0", DRAFT: "#d9822b"}
+LEGEND = {OFF: "plain", AUTO: "auto, look-up", DRAFT: "auto, look-up and draft model"}
+PANEL_W, PANEL_H = 400, 190
+LEFT, TOP, GAP, BELOW = 56, 58, 60, 62
+
+
+def text(x: float, y: float, words: str, anchor: str = "middle", size: int = 12) -> str:
+    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">'
+            f"{escape(words)}</text>")  # fmt: skip
+
+
+def tick_step(top: float) -> float:
+    """The smallest round distance of at most five lines up to `top`."""
+    power = 10.0 ** math.floor(math.log10(top))
+    return next(step * power for step in (0.2, 0.5, 1, 2) if top <= 5 * step * power)
+
+
+Bars = dict[str, dict[str, float]]
+
+
+def panel(x: float, y: float, title: str, bars: Bars) -> list[str]:
+    """Bars by class and mode, from zero, with the values above them."""
+    top = 1.12 * max((value for of in bars.values() for value in of.values()), default=1.0)
+    out = [text(x, y - 10, title, "start", 13)]
+    step = tick_step(top)
+    for line in range(int(top / step) + 1):
+        at = y + PANEL_H * (1 - line * step / top)
+        out.append(f'<path d="M{x} {at:.1f}h{PANEL_W}" stroke="#ddd"/>')
+        out.append(text(x - 6, at + 4, f"{line * step:g}", "end", 11))
+    slot = PANEL_W / max(1, len(bars))
+    for number, (kind, of) in enumerate(bars.items()):
+        width = 0.8 * slot / max(1, len(of))
+        begin = x + slot * (number + 0.1)
+        for place, (mode, value) in enumerate(of.items()):
+            height = PANEL_H * value / top
+            at = begin + place * width
+            out.append(f'<rect x="{at:.1f}" y="{y + PANEL_H - height:.1f}" width="{width - 1:.1f}" '
+                       f'height="{height:.1f}" fill="{COLOURS[mode]}"/>')  # fmt: skip
+            shown = f"{value:.1f}" if value < 20 else f"{value:.0f}"
+            out.append(text(at + width / 2, y + PANEL_H - height - 3, shown, size=9))
+        out.append(text(x + slot * (number + 0.5), y + PANEL_H + 16, kind))
+    return out
+
+
+def plot(units: list[Unit]) -> str:
+    """Tokens per pass and MB per token by class of prompts, as an SVG image."""
+    by_model: dict[str, list[Row]] = {}
+    for made in rows(units):
+        by_model.setdefault(made.model, []).append(made)
+    width = LEFT + 2 * PANEL_W + GAP + 20
+    height = TOP + len(by_model) * (PANEL_H + BELOW)
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+           f'width="{width}" height="{height}" font-family="sans-serif">',
+           f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
+    for number, (mode, words) in enumerate(LEGEND.items()):
+        at = LEFT + number * 150
+        out.append(f'<rect x="{at}" y="10" width="12" height="12" fill="{COLOURS[mode]}"/>')
+        out.append(text(at + 18, 20, words, "start"))
+    for number, (model, of_model) in enumerate(by_model.items()):
+        y = TOP + number * (PANEL_H + BELOW)
+        passes: Bars = {}
+        mb: Bars = {}
+        for made in of_model:
+            if made.mb_plain:
+                passes.setdefault(made.kind, {OFF: 1.0})
+                mb.setdefault(made.kind, {OFF: made.mb_plain.median})
+            if made.mb and made.tokens_per_pass:
+                passes.setdefault(made.kind, {})[made.mode] = made.tokens_per_pass.median
+                mb.setdefault(made.kind, {})[made.mode] = made.mb.median
+        out += panel(LEFT, y, f"{model}: tokens per pass", passes)
+        out += panel(LEFT + PANEL_W + GAP, y, "MB/token (counted)", mb)
+    return "\n".join([*out, "</svg>"]) + "\n"

@@ -26,7 +26,7 @@ MIB = 1 << 20
 # Name: the last level, tokens of a pass, positions before the first, the counts differenced. Where
 # little is read, loading's chance (up to 2 MB, as addresses fall) is spread over more tokens.
 POINTS = {
-    "decode": ([32 * MIB, 16, 64], 1, 0, [4, 20]),
+    "decode": ([32 * MIB, 16, 64], 1, 0, [4, 36]),
     "half": ([88 * MIB, 11, 64], 1, 0, [4, 36]),
     "fits": ([128 * MIB, 16, 64], 1, 0, [16, 144]),
     "pass4": ([32 * MIB, 16, 64], 4, 0, [4, 36]),

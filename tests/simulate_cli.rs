@@ -22,13 +22,13 @@ fn report(args: &[&str]) -> Value {
 #[test]
 fn figures_follow_the_caches_and_the_passes() {
     let figure = |report: &Value, key: &str| report[key].as_f64().unwrap();
-    let small = report(&["--ll", "16384,16,64"]);
+    let small = report(&["--ll", "16384,16,64", "-t", "1"]);
     assert_eq!(small["source"], "simulated");
     assert_eq!(small["caches"]["private"]["bytes"], 32768);
     let counted = figure(&small, "counted_bytes_per_token");
     let read = figure(&small, "dram_read_bytes_per_token");
     assert!(read > 0.8 * counted && read < 1.1 * counted, "{small}");
-    let large = report(&["--cache", "stacked-96mb", "--sim-threads", "3"]);
+    let large = report(&["--cache", "stacked-96mb", "-t", "3"]);
     assert_eq!((&large["threads"], &large["caches"]["policy"]), (&3.into(), &"victim".into()));
     assert!(figure(&large, "reread_ratio") < 0.1, "{large}");
     let four = report(&["--ll", "16384,16,64", "--pass", "4", "--depth", "20"]);
@@ -54,7 +54,7 @@ fn the_default_is_a_table_and_wrong_usage_is_refused() {
         (&["--ll", "16384,16,64", "--policy", "inclusive"], "cannot include"),
         (&["--policy", "lucky"], "known are inclusive"),
         (&["-n", "6", "--pass", "4"], "passes of 4"),
-        (&["--sim-threads", "0"], "1..="),
+        (&["-t", "0"], "from 1 to 1024"),
     ] {
         let output = simulate(args);
         let stderr = String::from_utf8_lossy(&output.stderr);

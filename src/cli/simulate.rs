@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use aios_engine::{EngineError, Executor};
+use aios_engine::{EngineError, Executor, ExecutorOptions};
 use aios_validation::simulate::{
-    Design, Geometry, Hierarchy, PRESETS, Plan, Policy, Simulated, THREADS_MAX, cachegrind,
-    machine, preset, simulate,
+    Design, Geometry, Hierarchy, PRESETS, Plan, Policy, Simulated, cachegrind, machine, preset,
+    simulate,
 };
 use anyhow::Context;
 use clap::Args;
@@ -26,12 +26,12 @@ const TEMPLATE: &str = "[{bar:30}] {pos}/{len} passes, {eta} left";
 Examples:
   aios simulate -m model.gguf --cache desktop-36mb
   aios simulate -m model.gguf --ll 33554432,16,64 -n 16 --depth 2048
-  aios simulate -m model.gguf --cache stacked-96mb --pass 4 --sim-threads 8 --json
+  aios simulate -m model.gguf --cache stacked-96mb --pass 4 -t 8 --json
 
 Caches: machine (this one), desktop-36mb (Intel Core i9-13900K), server-32mb (a die of AMD EPYC
 9004), stacked-96mb (AMD Ryzen 7 7800X3D), server-384mb (AMD EPYC 9654). The accesses are those
-of real passes; the figures are simulated, not measured. scripts/cachegrind.py measures the same
-with valgrind.")]
+of real passes, shared among -t threads, each with a private cache; the figures are simulated, not
+measured. scripts/cachegrind.py measures the same with valgrind.")]
 pub(super) struct SimulateArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -60,10 +60,6 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     warm_up: u32,
-    /// Threads to simulate, each with its own private cache.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX as i64))]
-    sim_threads: u32,
     /// Read weights past the caches, leaving nothing of them behind.
     #[arg(long)]
     non_temporal: bool,
@@ -88,10 +84,14 @@ struct Report {
 pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let plan = plan(args)?;
     let (cache, design) = caches(args)?;
-    let threads = usize::try_from(args.sim_threads)?;
+    let mut options = args.compute.options(plan.context())?;
+    let threads = options.threads;
     let hierarchy = Hierarchy::new(design, threads).map_err(|e| Usage(e.to_string()))?;
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
-    let options = args.compute.options(plan.context())?;
+    // Simulated threads need no real ones, which would only be in each other's way.
+    let processors = ExecutorOptions::new(options.context).threads;
+    options.threads = threads.min(processors);
+    options.threads_batch = options.threads;
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, args.compute.exact, &interrupt)?;
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();

@@ -1,5 +1,7 @@
 //! Sampling follows the distribution that it states (SPEC S1 rests on it).
 
+#![allow(clippy::disallowed_methods, reason = "tests compare with std's")]
+
 use aios_engine::{Executor, ExecutorOptions, Model, Sampler, SamplerOptions, Want};
 use aios_residency::Phase;
 use std::path::Path;

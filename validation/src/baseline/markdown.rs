@@ -12,7 +12,8 @@ published, read off the counter `uncore_imc_free_running_0`. That cannot be: the
 token must read come to the counted figure above, about twice as much. Two things explain it. The
 unit was MiB, so that 2340 are 2454 MB; and that processor has two memory controllers, each with a
 device of its own, of which one was read. Both together read 2 × 2454 = 4907 MB, which is the
-counted figure and 2 % for the rest. At 11.43 tokens/s that machine streams 56 GB/s, not 27.
+counted figure and one or two per cent for the rest. At 11.43 tokens/s that machine streams 56
+GB/s, not 27.
 ";
 
 pub(super) fn render(report: &BaselineReport) -> String {

@@ -1,6 +1,5 @@
 //! `aios baseline`: MB per token by every source there is, and how fast it goes.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use aios_engine::{EngineError, Executor};
@@ -13,6 +12,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::doctor::buffer_bytes;
+use super::output::deliver;
 use super::progress::bar;
 use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
@@ -76,20 +76,9 @@ pub(super) fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let report = baseline(args, &interrupt)?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
-    let mut out = io::stdout().lock();
-    if let Some(folder) = &args.out {
-        let files = [("baseline.json", json.clone()), ("baseline.md", report.markdown())];
-        for path in report::write(folder, files)? {
-            if !args.json {
-                writeln!(out, "{}", path.display())?;
-            }
-        }
-    }
-    if args.json {
-        out.write_all(json.as_bytes())?;
-    } else if args.out.is_none() {
-        out.write_all(report.markdown().as_bytes())?;
-    }
+    let files = || [("baseline.json", json.clone()), ("baseline.md", report.markdown())];
+    let written = args.out.as_deref().map(|folder| report::write(folder, files())).transpose()?;
+    deliver(written, args.json.then_some(&*json), || report.markdown())?;
     anyhow::ensure!(report.passes, "the baseline does not pass: {}", report.remarks.join("; "));
     Ok(())
 }

@@ -21,6 +21,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::doctor::buffer_bytes;
+use super::output::deliver;
 use super::progress::bar;
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::doctor::{Report as Doctor, bandwidth};
@@ -94,21 +95,9 @@ pub(super) fn run(args: &ComplianceArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let report = comply(args, &interrupt)?;
     let json = report.to_json()?;
-    let mut out = io::stdout().lock();
-    if let Some(folder) = &args.out {
-        let files = [(COMPLIANCE_FILE, json.clone()), ("compliance.md", report.to_markdown())];
-        for path in report::write(folder, files)? {
-            if !args.json {
-                writeln!(out, "{}", path.display())?;
-            }
-        }
-    }
-    if args.json {
-        out.write_all(json.as_bytes())?;
-    } else if args.out.is_none() {
-        out.write_all(report.to_markdown().as_bytes())?;
-    }
-    Ok(())
+    let files = || [(COMPLIANCE_FILE, json.clone()), ("compliance.md", report.to_markdown())];
+    let written = args.out.as_deref().map(|folder| report::write(folder, files())).transpose()?;
+    Ok(deliver(written, args.json.then_some(&*json), || report.to_markdown())?)
 }
 
 /// Runs `aios catalog`.

@@ -1,6 +1,5 @@
 //! `aios headroom`: how many bytes a token of a model could do without.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use aios_engine::{EngineError, Executor};
@@ -9,6 +8,7 @@ use aios_validation::prompts::Prompts;
 use anyhow::Context;
 use clap::Args;
 
+use super::output::deliver;
 use super::progress::bar;
 use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
@@ -84,20 +84,9 @@ impl HeadroomArgs {
 pub fn run(args: &HeadroomArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let report = measure(args, &interrupt)?;
-    let mut out = io::stdout().lock();
-    if let Some(folder) = &args.out {
-        for path in report.write(folder)? {
-            if !args.json {
-                writeln!(out, "{}", path.display())?;
-            }
-        }
-    }
-    if args.json {
-        out.write_all(report.json().as_bytes())?;
-    } else if args.out.is_none() {
-        out.write_all(report.markdown(&[]).as_bytes())?;
-    }
-    Ok(())
+    let written = args.out.as_deref().map(|folder| report.write(folder)).transpose()?;
+    let json = report.json();
+    Ok(deliver(written, args.json.then_some(&*json), || report.markdown(&[]))?)
 }
 
 /// The report that `args` ask for.

@@ -13,6 +13,7 @@ mod headroom;
 mod inspect;
 mod logits;
 mod models;
+mod output;
 mod perplexity;
 mod progress;
 mod run;

@@ -1,21 +1,23 @@
 //! The forward pass.
 
+mod attention;
+mod feed_forward;
+mod head;
+mod project;
+
 use crate::cache::KvCache;
 use crate::error::EngineError;
 use crate::meter::{Meter, Observer};
-use crate::model::{Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor};
-use crate::rope::{Rope, RopeTable};
-use aios_contract::{BlockLayout, ModelConfig, Role, TensorName};
+use crate::model::{Layer, Model, NormWeights};
+use crate::rope::RopeTable;
+use aios_contract::{BlockLayout, ModelConfig, TensorName};
 use aios_kernels::{
-    AttentionParams, AttentionScratch, CacheType, Input, Isa, Pool, Product, QuantRows, ScaleBlock,
-    activate, add, add_to_rows, attend, dequantize, matmul, norm, norm_in_place, rotate, scale,
-    scale_block, softcap,
+    AttentionScratch, CacheType, Isa, Pool, QuantRows, ScaleBlock, add, dequantize, norm,
+    norm_in_place, scale,
 };
-use aios_residency::{BlockTable, Ledger, Phase};
+use aios_residency::{Ledger, Phase};
+use project::Context;
 use std::sync::Arc;
-
-/// Rows of logits that are computed at a time when every position's are wanted.
-const LOGIT_ROWS: usize = 16;
 
 /// How an executor is set up.
 #[derive(Clone, Debug)]
@@ -79,19 +81,6 @@ pub struct Executor {
     len: usize,
 }
 
-/// What the kernels need: instruction set, threads, and buffers for quantised activations.
-#[derive(Debug)]
-struct Context {
-    isa: Isa,
-    pool: Arc<Pool>,
-    pool_batch: Arc<Pool>,
-    /// Whether the present pass has one token.
-    single: bool,
-    exact: bool,
-    q32: QuantRows,
-    q256: QuantRows,
-}
-
 /// Activations of the tokens of a pass, n of them, in buffers that are reused.
 #[derive(Debug, Default)]
 struct State {
@@ -118,72 +107,6 @@ struct State {
     global_rope: RopeTable,
     local_rope: RopeTable,
     scratch: AttentionScratch,
-}
-
-impl Context {
-    fn pool(&self) -> Arc<Pool> {
-        Arc::clone(if self.single { &self.pool } else { &self.pool_batch })
-    }
-
-    /// `outs[i]` = `projections[i]` · x (+ bias), for projections that share the input `x`,
-    /// \[n\]\[len\]. The input is quantised once for each kind of scale that the weights need.
-    fn project<const N: usize>(
-        &mut self,
-        (blocks, meter): (&BlockTable, &mut Meter),
-        x: &[f32],
-        len: usize,
-        mut list: [Entry<'_>; N],
-    ) {
-        let pool = self.pool();
-        let needs = |block| {
-            !self.exact && list.iter().any(|entry| scale_block(entry.tensor.dtype) == Some(block))
-        };
-        let (needs32, needs256) = (needs(ScaleBlock::B32), needs(ScaleBlock::B256));
-        if needs32 {
-            self.q32.quantize(self.isa, &pool, x, len);
-        }
-        if needs256 {
-            self.q256.quantize(self.isa, &pool, x, len);
-        }
-        let input = Input {
-            x,
-            len,
-            q32: needs32.then_some(&self.q32),
-            q256: needs256.then_some(&self.q256),
-            exact: self.exact,
-        };
-        let exact = self.exact;
-        meter.read(x);
-        let mut products = list.each_mut().map(|Entry { tensor, bias, out }| {
-            let (name, weights) = (blocks.block(tensor.id).name, tensor.factor(blocks, exact));
-            meter.weights(name, tensor.bytes(), weights.bytes());
-            if let Some(bias) = bias {
-                meter.weights(name, size_of_val(*bias), bias);
-            }
-            meter.wrote(out);
-            Product { weights, out }
-        });
-        matmul(self.isa, &pool, input, &mut products);
-        for Entry { bias, out, .. } in list {
-            if let Some(bias) = bias {
-                add_to_rows(self.isa, out, bias);
-            }
-        }
-    }
-}
-
-/// One of several projections that share an input.
-struct Entry<'a> {
-    tensor: &'a Tensor,
-    bias: Option<&'a [f32]>,
-    /// The result, \[n\]\[rows\].
-    out: &'a mut [f32],
-}
-
-impl Projection {
-    fn entry<'a>(&'a self, out: &'a mut [f32]) -> Entry<'a> {
-        Entry { tensor: &self.tensor, bias: self.bias.as_deref(), out }
-    }
 }
 
 /// What takes the logits of a position; an error ends the pass.
@@ -468,119 +391,6 @@ impl Executor {
         self.feed_forward(model, index, &layer.ffn);
         post(&layer.ffn.post_norm, &mut self.state.branch);
         add(isa, &mut self.state.x, &self.state.branch);
-    }
-
-    /// branch = o · attention(q, k, v) of the normed stream.
-    fn attention(&mut self, model: &Model, index: usize, layer: &Layer, start: usize) {
-        let Self { context, state, cache, meter, .. } = self;
-        let State { normed, branch, q, k, v, attended, scratch, .. } = state;
-        let (config, blocks) = (model.config(), model.blocks());
-        let attention = &config.attention;
-        let (isa, pool) = (context.isa, context.pool());
-        let qkv = [layer.q.entry(q), layer.k.entry(k), layer.v.entry(v)];
-        context.project((blocks, meter), normed, config.d_model, qkv);
-        for (norm, heads) in [(&layer.q_norm, &mut *q), (&layer.k_norm, &mut *k)] {
-            if let Some(norm) = norm {
-                norm_in_place(isa, &pool, norm.with(config.norm), heads);
-            }
-        }
-        let window = attention.window.filter(|window| window.applies_to(index));
-        let ropes = model.ropes(cache.context());
-        let (rope, table) = match (&ropes.local, window) {
-            (Some(local), Some(_)) => (local, &state.local_rope),
-            _ => (&ropes.global, &state.global_rope),
-        };
-        rotate_rows(isa, (rope, table), config, q, config.q_len());
-        rotate_rows(isa, (rope, table), config, k, config.k_len());
-        cache.write(isa, index, start, k, v);
-        let params = AttentionParams {
-            heads: attention.heads,
-            scale: attention.scale,
-            softcap: attention.score_softcap,
-            window: window.map(|window| window.size),
-        };
-        attend(isa, &pool, params, cache.layer(index), start, q, attended, scratch);
-        let end = start + k.len() / config.k_len();
-        let first = params.window.map_or(0, |window| (start + 1).saturating_sub(window));
-        meter.cache(index, cache.layer(index), start..end, first..end);
-        let len = attention.heads * attention.value_len;
-        context.project((blocks, meter), attended, len, [layer.o.entry(branch)]);
-    }
-
-    /// branch = down · act(gate · x) ⊙ (up · x) of the normed stream, or down · act(up · x).
-    fn feed_forward(&mut self, model: &Model, index: usize, ffn: &Ffn) {
-        let Self { context, state, meter, .. } = self;
-        let State { normed, branch, gate, up, .. } = state;
-        let (config, blocks) = (model.config(), model.blocks());
-        let (isa, pool) = (context.isa, context.pool());
-        let (function, len) = (config.ffn.activation, config.ffn.len);
-        match &ffn.input {
-            FfnInput::Gated { gate: gate_weights, up: up_weights } => {
-                let both = [gate_weights.entry(gate), up_weights.entry(up)];
-                context.project((blocks, meter), normed, config.d_model, both);
-                activate(isa, &pool, function, Some(gate), len, up);
-                meter.feed_forward(index, len, Some(gate), up);
-            }
-            FfnInput::Plain { up: up_weights } => {
-                let one = [up_weights.entry(up)];
-                context.project((blocks, meter), normed, config.d_model, one);
-                activate(isa, &pool, function, None, len, up);
-                meter.feed_forward(index, len, None, up);
-            }
-        }
-        context.project((blocks, meter), up, len, [ffn.down.entry(branch)]);
-    }
-
-    /// Final norm, head and soft cap for the given rows of the pass, a few at a time.
-    fn logits(
-        &mut self,
-        model: &Model,
-        start: usize,
-        rows: std::ops::Range<usize>,
-        judge: &mut Judge<'_>,
-    ) -> Result<(), EngineError> {
-        let Self { context, state, meter, .. } = self;
-        let (config, weights) = (model.config(), model.weights());
-        let (isa, pool) = (context.isa, context.pool());
-        let d = config.d_model;
-        for first in rows.clone().step_by(LOGIT_ROWS) {
-            let count = LOGIT_ROWS.min(rows.end - first);
-            let x = &state.x[first * d..(first + count) * d];
-            let normed = &mut state.normed[..count * d];
-            norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
-            let name = TensorName { role: Role::OutputNorm, layer: None };
-            meter.norm(name, &weights.output_norm);
-            state.logits.resize(count * config.vocab, 0.0);
-            let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
-            context.project((model.blocks(), meter), normed, d, head);
-            if let Some(cap) = config.logit_softcap {
-                softcap(isa, &mut state.logits, cap);
-            }
-            meter.read(&state.logits);
-            for (i, logits) in state.logits.chunks_exact(config.vocab).enumerate() {
-                let position = start + first + i;
-                if logits.iter().any(|x| !x.is_finite()) {
-                    return Err(EngineError::NotFinite { position });
-                }
-                if !judge(position, logits)? {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Rotates the heads of every row of `x`, \[n\]\[row\].
-fn rotate_rows(
-    isa: Isa,
-    (rope, table): (&Rope, &RopeTable),
-    config: &ModelConfig,
-    x: &mut [f32],
-    row: usize,
-) {
-    for (i, x) in x.chunks_exact_mut(row).enumerate() {
-        rotate(isa, table.rotation(rope, i), config.attention.key_len, x);
     }
 }
 

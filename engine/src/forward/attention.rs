@@ -1,0 +1,59 @@
+//! A layer's attention.
+
+use super::{Executor, State};
+use crate::model::{Layer, Model};
+use crate::rope::{Rope, RopeTable};
+use aios_contract::ModelConfig;
+use aios_kernels::{AttentionParams, Isa, attend, norm_in_place, rotate};
+
+impl Executor {
+    /// branch = o · attention(q, k, v) of the normed stream.
+    pub(super) fn attention(&mut self, model: &Model, index: usize, layer: &Layer, start: usize) {
+        let Self { context, state, cache, meter, .. } = self;
+        let State { normed, branch, q, k, v, attended, scratch, .. } = state;
+        let (config, blocks) = (model.config(), model.blocks());
+        let attention = &config.attention;
+        let (isa, pool) = (context.isa, context.pool());
+        let qkv = [layer.q.entry(q), layer.k.entry(k), layer.v.entry(v)];
+        context.project((blocks, meter), normed, config.d_model, qkv);
+        for (norm, heads) in [(&layer.q_norm, &mut *q), (&layer.k_norm, &mut *k)] {
+            if let Some(norm) = norm {
+                norm_in_place(isa, &pool, norm.with(config.norm), heads);
+            }
+        }
+        let window = attention.window.filter(|window| window.applies_to(index));
+        let ropes = model.ropes(cache.context());
+        let (rope, table) = match (&ropes.local, window) {
+            (Some(local), Some(_)) => (local, &state.local_rope),
+            _ => (&ropes.global, &state.global_rope),
+        };
+        rotate_rows(isa, (rope, table), config, q, config.q_len());
+        rotate_rows(isa, (rope, table), config, k, config.k_len());
+        cache.write(isa, index, start, k, v);
+        let params = AttentionParams {
+            heads: attention.heads,
+            scale: attention.scale,
+            softcap: attention.score_softcap,
+            window: window.map(|window| window.size),
+        };
+        attend(isa, &pool, params, cache.layer(index), start, q, attended, scratch);
+        let end = start + k.len() / config.k_len();
+        let first = params.window.map_or(0, |window| (start + 1).saturating_sub(window));
+        meter.cache(index, cache.layer(index), start..end, first..end);
+        let len = attention.heads * attention.value_len;
+        context.project((blocks, meter), attended, len, [layer.o.entry(branch)]);
+    }
+}
+
+/// Rotates the heads of every row of `x`, \[n\]\[row\].
+fn rotate_rows(
+    isa: Isa,
+    (rope, table): (&Rope, &RopeTable),
+    config: &ModelConfig,
+    x: &mut [f32],
+    row: usize,
+) {
+    for (i, x) in x.chunks_exact_mut(row).enumerate() {
+        rotate(isa, table.rotation(rope, i), config.attention.key_len, x);
+    }
+}

@@ -91,6 +91,11 @@ impl DiskFile {
         Ok(Self { path: path.to_owned(), file, direct: false })
     }
 
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether reads bypass the page cache.
     pub(crate) const fn is_direct(&self) -> bool {
         self.direct

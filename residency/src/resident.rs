@@ -6,12 +6,14 @@
 
 use crate::disk::{Access, DiskError, DiskFile};
 use crate::ladder::{Ladder, Step};
-use crate::pages::Pages;
+use crate::pages::{PAGE, Pages};
 use crate::ring::{Piece, Ring};
 use crate::table::{BlockId, BlockTable};
 use crate::telemetry::{Reserved, ResidencyStats};
-use crate::tiers::{Chunk, Layout, Span, Tier, lay_out};
+use crate::tiers::{Chunk, Layout, Span, Tier, lay_out, least_buffer};
+use std::io;
 use std::ops::{Deref, Range};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,8 +66,26 @@ pub enum ResidentError {
         /// What was asked for.
         bytes: usize,
         /// The system's error.
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+/// What the system gives, so that tests can take it away.
+#[derive(Clone, Copy, Debug)]
+struct System {
+    allocate: fn(usize) -> io::Result<Pages>,
+    huge: fn(&Pages) -> io::Result<()>,
+    lock: fn(&Pages) -> io::Result<()>,
+    access: Access,
+}
+
+impl System {
+    const REAL: Self = Self {
+        allocate: Pages::new,
+        huge: Pages::ask_for_huge,
+        lock: Pages::lock,
+        access: Access::Direct,
+    };
 }
 
 /// Where a part of a run lives.
@@ -124,7 +144,8 @@ pub struct Resident {
 impl Resident {
     /// All mapped: the system decides what stays in memory.
     pub fn mapped(runs: Runs) -> Self {
-        let size = |run: &Run| Sizes { blocks: 1, bytes: run.range.len() as u64, hot: 0, stream: 0 };
+        let size =
+            |run: &Run| Sizes { blocks: 1, bytes: run.range.len() as u64, hot: 0, stream: 0 };
         let sizes: Vec<Sizes> = runs.factors.iter().map(size).collect();
         let warm_bytes = sizes.iter().map(|size| size.bytes).sum::<u64>();
         let stats = ResidencyStats { warm_bytes, ..ResidencyStats::default() };
@@ -143,11 +164,22 @@ impl Resident {
         reserved: Reserved,
         ladder: &mut Ladder,
     ) -> Result<Self, ResidentError> {
+        Self::on(System::REAL, table, runs, (budget, reserved), ladder)
+    }
+
+    /// As [`Self::within`].
+    fn on(
+        system: System,
+        table: &BlockTable,
+        runs: Runs,
+        (budget, reserved): (usize, Reserved),
+        ladder: &mut Ladder,
+    ) -> Result<Self, ResidentError> {
         let spans: Vec<Span> = runs.factors.iter().map(|run| span(table, run)).collect();
         ladder.take(Step::NoPlan, "a rule assigns the tiers of the weights");
-        let (layout, hot) = hot_memory(&spans, runs.tail, budget, ladder)?;
-        let files = Files { table, ladder };
-        let (tiered, hot_rows) = tiered(files, &runs, (&layout, hot, budget))?;
+        let mut files = Files { system, table, ladder };
+        let (layout, hot) = files.hot_memory(&spans, runs.tail, budget)?;
+        let (tiered, hot_rows) = files.tiered(&runs, (&layout, hot, budget))?;
         table.mappings().iter().for_each(crate::mapping::Mapping::forget_pages);
         let sizes = (0..spans.len()).map(|run| tiered.sizes(run)).collect();
         let stats = ResidencyStats {
@@ -166,9 +198,11 @@ impl Resident {
         Ok(Self { runs, sizes, tiered: Some(tiered), stats })
     }
 
-    /// Whether every run is a slice of the table's mappings.
-    pub const fn is_mapped(&self) -> bool {
-        self.tiered.is_none()
+    /// The least budget that works for `runs`.
+    pub fn least(table: &BlockTable, runs: &Runs) -> usize {
+        let spans: Vec<Span> = runs.factors.iter().map(|run| span(table, run)).collect();
+        let whole: usize = spans.iter().map(|span| span.range.len()).sum();
+        whole.min(2 * least_buffer(&spans))
     }
 
     /// The longest part of a run that is handed out in parts, in bytes over its granule, rounded
@@ -278,6 +312,11 @@ impl Resident {
         }
     }
 
+    /// A file that weights are streamed from, if any are.
+    pub fn streamed_file(&self) -> Option<&Path> {
+        self.tiered.as_ref()?.ring.as_ref()?.file()
+    }
+
     /// Bytes read of the disk since the last [`Self::reset`].
     pub fn disk_bytes(&self) -> u64 {
         let Some(tiered) = &self.tiered else { return 0 };
@@ -371,138 +410,181 @@ fn span(table: &BlockTable, run: &Run) -> Span {
     Span { file, range, granule: run.granule }
 }
 
-/// A layout within `budget` and memory for its hot blocks; with less of them, where the system does
-/// not give so much.
-fn hot_memory(
-    spans: &[Span],
-    tail: usize,
-    budget: usize,
-    ladder: &mut Ladder,
-) -> Result<(Layout, Option<Pages>), ResidentError> {
-    let mut budget = budget;
-    loop {
-        let layout =
-            lay_out(spans, tail, budget).map_err(|least| ResidentError::Least { least })?;
-        let bytes = layout.bytes(Tier::Hot);
-        if bytes == 0 {
-            return Ok((layout, None));
-        }
-        match Pages::new(bytes) {
-            Ok(pages) => {
-                prepare(&pages, ladder);
-                return Ok((layout, Some(pages)));
-            }
-            Err(error) => {
-                let why = format!("the system does not give {bytes} bytes: {error}");
-                ladder.take(Step::AllocationRefused, &why);
-                budget = (budget / 2).max(layout.ring_bytes());
-            }
-        }
-    }
-}
-
-/// Huge pages and locking, where they are given.
-fn prepare(pages: &Pages, ladder: &mut Ladder) {
-    if let Err(error) = pages.ask_for_huge() {
-        ladder.take(Step::SmallPages, &format!("no transparent huge pages: {error}"));
-    }
-    if let Err(error) = pages.lock() {
-        let why = format!("{} bytes may not be locked (ulimit -l): {error}", pages.len());
-        ladder.take(Step::Unlocked, &why);
-    }
-}
-
-/// What opening files needs.
+/// What building needs: the system, the files and the steps that are taken.
 struct Files<'a> {
+    system: System,
     table: &'a BlockTable,
     ladder: &'a mut Ladder,
 }
 
-impl Files<'_> {
-    /// The file of mapping `number`, past the page cache if possible.
-    fn open(&mut self, number: usize) -> Result<DiskFile, DiskError> {
-        let file = DiskFile::of(&self.table.mappings()[number], Access::Direct)?;
-        if !file.is_direct() {
-            self.ladder.take(Step::BufferedReads, "the file system does not read past the cache");
-        }
-        Ok(file)
-    }
+/// Blocks sorted into hot memory and into the pieces of the ring.
+#[derive(Default)]
+struct Sorted {
+    /// For each block where it starts in hot memory, or which piece it is.
+    starts: Vec<usize>,
+    /// Bytes of hot memory.
+    hot: usize,
+    pieces: Vec<Piece>,
+    /// Pieces before the tail.
+    body: usize,
 }
 
-/// Reads the hot blocks and starts the ring. Also returns the bytes of the embedding, if it is hot.
-fn tiered(
-    mut files: Files<'_>,
-    runs: &Runs,
-    (layout, mut hot, budget): (&Layout, Option<Pages>, usize),
-) -> Result<(Tiered, usize), ResidentError> {
-    let chunks = &layout.cut.chunks;
-    // Mappings are few, so that a list is as good as a table.
-    let mut numbers: Vec<usize> = chunks.iter().map(|chunk| chunk.file).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let opened: Vec<DiskFile> =
-        numbers.iter().map(|number| files.open(*number)).collect::<Result<_, _>>()?;
-    let place_of = |chunk: &Chunk| numbers.binary_search(&chunk.file).unwrap_or(0);
-    let mut starts = Vec::with_capacity(chunks.len());
-    let (mut hot_end, mut pieces, mut body) = (0, Vec::new(), 0);
-    for (number, (chunk, tier)) in chunks.iter().zip(&layout.tiers).enumerate() {
-        if *tier == Tier::Hot {
-            starts.push(hot_end);
-            hot_end += chunk.pages();
-        } else {
-            starts.push(pieces.len());
-            body += usize::from(number < layout.cut.body);
-            pieces.push(Piece { file: place_of(chunk), chunk: chunk.clone() });
+impl Sorted {
+    /// `numbers` are the mappings that blocks lie in, sorted.
+    fn new(layout: &Layout, numbers: &[usize]) -> Self {
+        let mut sorted = Self::default();
+        for (number, (chunk, tier)) in layout.cut.chunks.iter().zip(&layout.tiers).enumerate() {
+            if *tier == Tier::Hot {
+                sorted.starts.push(sorted.hot);
+                sorted.hot += chunk.pages();
+            } else {
+                sorted.starts.push(sorted.pieces.len());
+                sorted.body += usize::from(number < layout.cut.body);
+                let file = numbers.binary_search(&chunk.file).unwrap_or(0);
+                sorted.pieces.push(Piece { file, chunk: chunk.clone() });
+            }
         }
+        sorted
     }
-    let part = |part: &crate::tiers::Part| {
-        let start = starts[part.chunk];
+
+    fn part(&self, layout: &Layout, part: &crate::tiers::Part) -> Part {
+        let start = self.starts[part.chunk];
         let range = part.offset..part.offset + part.of_span.len();
         let place = match layout.tiers[part.chunk] {
             Tier::Hot => Place::Hot(start + range.start..start + range.end),
             _ => Place::Stream { piece: start, range, last: part.last },
         };
         Part { of_run: part.of_span.clone(), place }
-    };
-    let parts = layout.cut.parts.iter().map(part).collect();
-    let mut readers = READERS;
-    if let Some(hot) = &mut hot {
-        let hot_chunks = chunks.iter().zip(&layout.tiers).filter(|(_, tier)| **tier == Tier::Hot);
-        let list = hot_chunks.map(|(chunk, _)| (&opened[place_of(chunk)], chunk));
-        let started = Instant::now();
-        fill(hot, list)?;
-        if is_slow(hot.len(), started.elapsed()) {
-            files.ladder.take(Step::SlowDisk, "the disk gave less than 200 MB a second");
-            readers = READERS_SLOW;
+    }
+}
+
+impl Files<'_> {
+    /// A layout within `budget` and memory for its hot blocks; with less of them, where the system
+    /// does not give so much.
+    fn hot_memory(
+        &mut self,
+        spans: &[Span],
+        tail: usize,
+        budget: usize,
+    ) -> Result<(Layout, Option<Pages>), ResidentError> {
+        let mut budget = budget;
+        loop {
+            let layout =
+                lay_out(spans, tail, budget).map_err(|least| ResidentError::Least { least })?;
+            let bytes = layout.bytes(Tier::Hot);
+            if bytes == 0 {
+                return Ok((layout, None));
+            }
+            match (self.system.allocate)(bytes) {
+                Ok(pages) => {
+                    self.prepare(&pages);
+                    return Ok((layout, Some(pages)));
+                }
+                Err(error) => {
+                    let why = format!("the system does not give {bytes} bytes: {error}");
+                    self.ladder.take(Step::AllocationRefused, &why);
+                    budget = (budget / 2).max(layout.ring_bytes()).max(2 * least_buffer(spans));
+                }
+            }
         }
     }
-    let free = budget.saturating_sub(hot_end + layout.ring_bytes());
-    let (rows, hot_rows) = rows(&mut files, &runs.rows, free, pieces.is_empty())?;
-    let ring = match layout.buffers {
-        0 => None,
-        count => {
-            let buffers = buffers(count, layout.buffer_bytes)?;
-            Some(Ring::new(opened, pieces, body, buffers, readers)?)
+
+    /// Huge pages and locking, where they are given.
+    fn prepare(&mut self, pages: &Pages) {
+        if let Err(error) = (self.system.huge)(pages) {
+            self.ladder.take(Step::SmallPages, &format!("no transparent huge pages: {error}"));
         }
-    };
-    Ok((Tiered { hot, ring, parts, runs: layout.cut.spans.clone(), rows }, hot_rows))
+        if let Err(error) = (self.system.lock)(pages) {
+            let why = format!("{} bytes may not be locked (ulimit -l): {error}", pages.len());
+            self.ladder.take(Step::Unlocked, &why);
+        }
+    }
+
+    /// The file of mapping `number`, past the page cache if possible.
+    fn open(&mut self, number: usize) -> Result<DiskFile, DiskError> {
+        let file = DiskFile::of(&self.table.mappings()[number], self.system.access)?;
+        if !file.is_direct() {
+            self.ladder.take(Step::BufferedReads, "the file system does not read past the cache");
+        }
+        Ok(file)
+    }
+
+    /// Reads the hot blocks and starts the ring. Also returns the bytes of the embedding, if it
+    /// is hot.
+    fn tiered(
+        &mut self,
+        runs: &Runs,
+        (layout, mut hot, budget): (&Layout, Option<Pages>, usize),
+    ) -> Result<(Tiered, usize), ResidentError> {
+        let chunks = &layout.cut.chunks;
+        // Mappings are few, so that a list is as good as a table.
+        let mut numbers: Vec<usize> = chunks.iter().map(|chunk| chunk.file).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let opened: Vec<DiskFile> =
+            numbers.iter().map(|number| self.open(*number)).collect::<Result<_, _>>()?;
+        let sorted = Sorted::new(layout, &numbers);
+        let parts = layout.cut.parts.iter().map(|part| sorted.part(layout, part)).collect();
+        let mut readers = READERS;
+        if let Some(hot) = &mut hot {
+            let blocks = chunks.iter().zip(&layout.tiers).filter(|(_, tier)| **tier == Tier::Hot);
+            let file = |chunk: &Chunk| &opened[numbers.binary_search(&chunk.file).unwrap_or(0)];
+            let started = Instant::now();
+            fill(hot, blocks.map(|(chunk, _)| (file(chunk), chunk)))?;
+            if is_slow(hot.len(), started.elapsed()) {
+                self.ladder.take(Step::SlowDisk, "the disk gave less than 200 MB a second");
+                readers = READERS_SLOW;
+            }
+        }
+        let free = budget.saturating_sub(sorted.hot + layout.ring_bytes());
+        let (rows, hot_rows) = self.rows(&runs.rows, free, sorted.pieces.is_empty())?;
+        let ring = match layout.buffers {
+            0 => None,
+            count => {
+                let buffers = self.buffers(count, layout.buffer_bytes)?;
+                Some(Ring::new(opened, sorted.pieces, sorted.body, buffers, readers)?)
+            }
+        };
+        Ok((Tiered { hot, ring, parts, runs: layout.cut.spans.clone(), rows }, hot_rows))
+    }
+
+    fn buffers(&mut self, count: usize, bytes: usize) -> Result<Vec<Pages>, ResidentError> {
+        let wrong = |source| ResidentError::Buffers { bytes: count * bytes, source };
+        let buffer = |_| {
+            let pages = Pages::new(bytes).map_err(wrong)?;
+            self.prepare(&pages);
+            Ok(pages)
+        };
+        (0..count).map(buffer).collect()
+    }
+
+    /// The embedding: hot if all else is and it fits into `free` bytes, else read a row at a time.
+    fn rows(
+        &mut self,
+        run: &Run,
+        free: usize,
+        all_hot: bool,
+    ) -> Result<(Rows, usize), ResidentError> {
+        let span = span(self.table, run);
+        let start = span.range.start - span.range.start % PAGE;
+        let chunk = Chunk { file: span.file, start, end: span.range.end };
+        if all_hot && chunk.pages() <= free {
+            let file = self.open(span.file)?;
+            if let Ok(mut pages) = (self.system.allocate)(chunk.pages()) {
+                self.prepare(&pages);
+                file.read(chunk.start as u64, &mut pages, chunk.needed())?;
+                return Ok((Rows::Hot(pages, span.range.start - start), chunk.pages()));
+            }
+        }
+        let file = DiskFile::of(&self.table.mappings()[span.file], Access::Buffered)?;
+        let row = vec![0; run.granule];
+        Ok((Rows::File { file, start: span.range.start as u64, row, reads: 0 }, 0))
+    }
 }
 
 /// Whether reading so many bytes in that time shows a slow disk.
 const fn is_slow(bytes: usize, time: Duration) -> bool {
     bytes >= SLOW_BYTES_LEAST && bytes as u128 * 1_000_000 < SLOW_BYTES_PER_S * time.as_micros()
-}
-
-fn buffers(count: usize, bytes: usize) -> Result<Vec<Pages>, ResidentError> {
-    let wrong = |source| ResidentError::Buffers { bytes: count * bytes, source };
-    let buffer = |_| {
-        let pages = Pages::new(bytes).map_err(wrong)?;
-        // Both only help; the ladder tells of them where hot memory has asked.
-        let _ = pages.ask_for_huge();
-        let _ = pages.lock();
-        Ok(pages)
-    };
-    (0..count).map(buffer).collect()
 }
 
 /// Reads blocks into `hot`, one behind the other, by several threads.
@@ -534,29 +616,6 @@ fn fill<'a>(
         });
         joined.fold(own, Result::and)
     })
-}
-
-/// The embedding: hot if all else is and it fits into `free` bytes, else read a row at a time.
-fn rows(
-    files: &mut Files<'_>,
-    run: &Run,
-    free: usize,
-    all_hot: bool,
-) -> Result<(Rows, usize), ResidentError> {
-    let span = span(files.table, run);
-    let start = span.range.start - span.range.start % crate::pages::PAGE;
-    let chunk = Chunk { file: span.file, start, end: span.range.end };
-    if all_hot && chunk.pages() <= free {
-        let file = files.open(span.file)?;
-        if let Ok(mut pages) = Pages::new(chunk.pages()) {
-            prepare(&pages, files.ladder);
-            file.read(chunk.start as u64, &mut pages, chunk.needed())?;
-            return Ok((Rows::Hot(pages, span.range.start - start), chunk.pages()));
-        }
-    }
-    let file = DiskFile::of(&files.table.mappings()[span.file], Access::Buffered)?;
-    let row = vec![0; run.granule];
-    Ok((Rows::File { file, start: span.range.start as u64, row, reads: 0 }, 0))
 }
 
 #[cfg(test)]

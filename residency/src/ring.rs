@@ -15,6 +15,7 @@
 use crate::disk::{DiskError, DiskFile};
 use crate::pages::Pages;
 use crate::tiers::Chunk;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -230,6 +231,12 @@ impl Ring {
         state.released += 1;
         drop(state);
         self.shared.freed.notify_all();
+    }
+
+    /// The file of the first piece.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        let piece = self.shared.pieces.first()?;
+        Some(self.shared.files[piece.file].path())
     }
 
     /// What was done since the last [`Self::reset_counts`].

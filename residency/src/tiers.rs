@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::ops::Range;
 
 /// The size of a buffer that the disk fills, where there is room for it.
-pub(crate) const BUFFER_BYTES: usize = 8 << 20;
+pub const BUFFER_BYTES: usize = 8 << 20;
 /// Buffers of a ring.
 const BUFFERS: usize = 4;
 /// The share of a budget that a ring takes at most, unless the least is asked for.

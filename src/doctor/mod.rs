@@ -29,6 +29,8 @@ pub struct Report {
     pub counters: Counters,
     /// The measured streaming read, unless it was left out.
     pub bandwidth: Option<Vec<bandwidth::Measurement>>,
+    /// The measured read of a file, if one was named.
+    pub disk: Option<aios_residency::DiskSpeed>,
 }
 
 impl Report {
@@ -41,6 +43,7 @@ impl Report {
             memory: Memory::collect(&files),
             counters: Counters::collect(&files),
             bandwidth: None,
+            disk: None,
         }
     }
 

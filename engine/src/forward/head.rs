@@ -3,12 +3,10 @@
 use super::project::Entry;
 use super::{Executor, Judge};
 use crate::error::EngineError;
+use crate::memory::LOGIT_ROWS;
 use crate::model::Model;
 use aios_contract::{Role, TensorName};
 use aios_kernels::{norm, softcap};
-
-/// Rows of logits that are computed at a time when every position's are wanted.
-const LOGIT_ROWS: usize = 16;
 
 impl Executor {
     /// Final norm, head and soft cap for the given rows of the pass, a few at a time.
@@ -23,6 +21,7 @@ impl Executor {
         let (config, weights) = (model.config(), model.weights());
         let (isa, pool) = (context.isa, context.pool());
         let d = config.d_model;
+        context.memory.check()?;
         for first in rows.clone().step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows.end - first);
             let x = &state.x[first * d..(first + count) * d];
@@ -33,6 +32,7 @@ impl Executor {
             state.logits.resize(count * config.vocab, 0.0);
             let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
             context.project((model.blocks(), meter), normed, d, head);
+            context.memory.check()?;
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
             }

@@ -468,12 +468,18 @@ impl PassCosts {
         /// Lengths that are timed; what lies between is taken to lie on a line.
         const TIMED: [usize; 5] = [1, 2, 4, 8, 16];
         const ROUNDS: usize = 4;
+        /// Passes that take seconds, such as those that read weights from disk, vary little.
+        const LONG: Duration = Duration::from_secs(10);
         let fits = TIMED.into_iter().filter(|&tokens| tokens <= target.context());
         let mut points: Vec<(usize, f64)> = fits.map(|tokens| (tokens, f64::INFINITY)).collect();
         let mut draft_ms = draft.is_some().then_some(f64::INFINITY);
         let mut draft = draft;
         // Rounds over all lengths, so that a disturbance does not meet all passes of one.
-        for _ in 0..ROUNDS {
+        let started = Instant::now();
+        for round in 0..ROUNDS {
+            if round > 0 && started.elapsed() > LONG {
+                break;
+            }
             for (tokens, least) in &mut points {
                 *least = least.min(pass_ms(target, *tokens, Phase::Verify)?);
             }

@@ -104,6 +104,43 @@ fn every_budget_gives_the_bytes_of_the_file_and_is_kept() {
     }
 }
 
+/// What is missing on some systems, and the step that it comes to.
+#[test]
+fn what_the_system_refuses_is_a_step_down_and_the_bytes_are_the_same() {
+    fn refused(_: &Pages) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+    fn little(bytes: usize) -> io::Result<Pages> {
+        if bytes > 30_000 { Err(io::ErrorKind::OutOfMemory.into()) } else { Pages::new(bytes) }
+    }
+    let real = System::REAL;
+    for (system, step) in [
+        (System { lock: refused, ..real }, Step::Unlocked),
+        (System { huge: refused, ..real }, Step::SmallPages),
+        (System { access: Access::Buffered, ..real }, Step::BufferedReads),
+        (System { allocate: little, ..real }, Step::AllocationRefused),
+        (
+            System { allocate: |_| Err(io::ErrorKind::OutOfMemory.into()), ..real },
+            Step::AllocationRefused,
+        ),
+    ] {
+        let case = case();
+        for budget in [150_000, 600_000] {
+            let (mut ladder, reserved) = (Ladder::default(), Reserved::default());
+            let runs = case.runs.clone();
+            let built = Resident::on(system, &case.table, runs, (budget, reserved), &mut ladder);
+            let mut resident = built.expect("it always runs");
+            assert!(ladder.steps().contains(&step), "{step:?} {ladder:?}");
+            assert_eq!(resident.stats().ladder, ladder.steps());
+            for heads in [1, 1, 0] {
+                case.pass(&mut resident, heads).expect("read");
+            }
+            let memory = resident.stats().hot_bytes + resident.stats().reserved_bytes.buffers;
+            assert!(memory <= budget as u64);
+        }
+    }
+}
+
 #[test]
 fn mapped_weights_are_warm_and_whole() {
     let case = case();

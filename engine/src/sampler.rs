@@ -5,7 +5,7 @@
 //! (seed, position, token), and the largest sum wins, which follows the softmax exactly.
 
 use crate::error::EngineError;
-use crate::noise::{Purpose, gumbel};
+use crate::noise::{Purpose, gumbel, gumbel_below, uniform};
 use std::cmp::Ordering;
 
 /// Sampling parameters, with llama.cpp's names and defaults.
@@ -179,10 +179,7 @@ impl Sampler {
         let id = if self.options.temperature == 0.0 {
             best(logits)
         } else {
-            self.candidates.clear();
-            rank_best(logits, self.options.top_k, &mut self.candidates);
-            self.keep_top_p();
-            self.keep_min_p();
+            self.choose_among(logits);
             self.draw(position)
         };
         self.adjusted = adjusted;
@@ -258,16 +255,60 @@ impl Sampler {
         self.candidates.truncate(kept.max(1));
     }
 
+    /// The tokens that [`Self::sample`] would choose among, with their probabilities, the most
+    /// likely first; at temperature 0 one token.
+    pub fn distribution(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        banned: &[u32],
+    ) -> Vec<(u32, f64)> {
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        let logits = self.adjust(logits, history, banned, &mut adjusted);
+        let temperature = f64::from(self.options.temperature);
+        let list = if temperature == 0.0 {
+            vec![(best(logits), 1.0)]
+        } else {
+            self.choose_among(logits);
+            let first = self.candidates.first().map_or(0.0, |first| f64::from(first.logit));
+            let weight = |of: &Candidate| libm::exp((f64::from(of.logit) - first) / temperature);
+            let total: f64 = self.candidates.iter().map(weight).sum();
+            self.candidates.iter().map(|of| (of.id, weight(of) / total)).collect()
+        };
+        self.adjusted = adjusted;
+        list
+    }
+
+    /// Fills `candidates` with what the filters leave, ranked.
+    fn choose_among(&mut self, logits: &[f32]) {
+        self.candidates.clear();
+        rank_best(logits, self.options.top_k, &mut self.candidates);
+        self.keep_top_p();
+        self.keep_min_p();
+    }
+
     fn draw(&self, position: usize) -> u32 {
         let SamplerOptions { temperature, seed, .. } = self.options;
-        let score = |candidate: &Candidate| {
+        let scaled = |candidate: &Candidate| f64::from(candidate.logit) / f64::from(temperature);
+        let mut best = (0, f64::NEG_INFINITY);
+        // Candidates are ranked, so that those to come need at least the noise that the present
+        // one does to win. Most have less, which their uniform numbers tell without a logarithm.
+        let mut least = 0.0;
+        for candidate in &self.candidates {
             let item = u64::from(candidate.id);
-            let noise = gumbel(seed, position as u64, Purpose::Token, item);
-            f64::from(candidate.logit) / f64::from(temperature) + noise
-        };
-        let scored = self.candidates.iter().map(|candidate| (candidate.id, score(candidate)));
-        let best = scored.reduce(|best, next| if next.1 > best.1 { next } else { best });
-        best.map_or(0, |(id, _)| id)
+            let u = uniform(seed, position as u64, Purpose::Token, item);
+            if u < least {
+                continue;
+            }
+            let score = scaled(candidate) + gumbel(u);
+            if score > best.1 {
+                best = (candidate.id, score);
+                // The margin is far above what rounding makes of the logarithms.
+                const MARGIN: f64 = 1e-9;
+                least = gumbel_below(score - scaled(candidate)) * (1.0 - MARGIN);
+            }
+        }
+        best.0
     }
 }
 
@@ -341,6 +382,39 @@ mod tests {
         assert!(fair < 29.9, "{fair}");
         let biased = chi_square(&mut sampler(OPEN), &logits, 200_000, 50);
         assert!(biased > 100.0, "{biased}");
+    }
+
+    #[test]
+    fn numbers_that_are_left_out_could_not_have_won() {
+        let logits: Vec<f32> = (0..300_u64).map(|i| (i * i % 97) as f32 / 9.0).collect();
+        for temperature in [0.05, 0.8, 1.0, 30.0] {
+            let mut sampler = sampler(SamplerOptions { temperature, ..OPEN });
+            let all = sampler.distribution(&logits, &[], &[]);
+            for position in 0..3000 {
+                let score = |&(id, _): &(u32, f64)| {
+                    let u = uniform(OPEN.seed, position as u64, Purpose::Token, u64::from(id));
+                    f64::from(logits[id as usize]) / f64::from(temperature) + gumbel(u)
+                };
+                let scored = all.iter().map(|one| (one.0, score(one)));
+                let best = scored.reduce(|best, next| if next.1 > best.1 { next } else { best });
+                let found = sampler.sample(&logits, &[], &[], position);
+                assert_eq!(Some(found), best.map(|(id, _)| id));
+            }
+        }
+    }
+
+    #[test]
+    fn the_distribution_is_what_is_drawn_from() {
+        let logits = [0.5, 3.0, 1.0, 2.9, -5.0];
+        let list = |options| sampler(options).distribution(&logits, &[], &[3]);
+        let open = list(OPEN);
+        assert_eq!(open.iter().map(|one| one.0).collect::<Vec<_>>(), [1, 2, 0, 4]);
+        assert!((open.iter().map(|one| one.1).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!((open[0].1 / open[1].1 - 2_f64.exp()).abs() < 1e-12);
+        let two = list(SamplerOptions { top_k: 2, temperature: 0.5, ..OPEN });
+        assert_eq!(two.len(), 2);
+        assert!((two[0].1 / two[1].1 - 4_f64.exp()).abs() < 1e-9);
+        assert_eq!(list(SamplerOptions::greedy()), [(1, 1.0)]);
     }
 
     #[test]

@@ -31,6 +31,11 @@ impl Conversation {
         Ok(Self { session, template })
     }
 
+    /// The session that answers.
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// The ids of the conversation up to where the answer begins.
     fn prompt(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
         let model = self.session.executor().model();

@@ -270,6 +270,7 @@ impl Sampler {
             vec![(best(logits), 1.0)]
         } else {
             self.choose_among(logits);
+            self.candidates.sort_unstable_by(by_rank);
             let first = self.candidates.first().map_or(0.0, |first| f64::from(first.logit));
             let weight = |of: &Candidate| libm::exp((f64::from(of.logit) - first) / temperature);
             let total: f64 = self.candidates.iter().map(weight).sum();
@@ -279,36 +280,48 @@ impl Sampler {
         list
     }
 
-    /// Fills `candidates` with what the filters leave, ranked.
+    /// Fills `candidates` with what the filters leave: ranked, unless there is no filter.
     fn choose_among(&mut self, logits: &[f32]) {
+        let SamplerOptions { top_k, top_p, min_p, .. } = self.options;
         self.candidates.clear();
-        rank_best(logits, self.options.top_k, &mut self.candidates);
+        if top_k == 0 && top_p >= 1.0 && min_p <= 0.0 {
+            let all = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
+            self.candidates.extend(all.filter(|one| one.logit > f32::NEG_INFINITY));
+            return;
+        }
+        rank_best(logits, top_k, &mut self.candidates);
         self.keep_top_p();
         self.keep_min_p();
     }
 
+    /// The candidate with the largest sum of scaled logit and noise, that of the better rank among
+    /// equals.
     fn draw(&self, position: usize) -> u32 {
+        /// Far above what rounding makes of logarithms and exponentials.
+        const MARGIN: f64 = 1e-9;
         let SamplerOptions { temperature, seed, .. } = self.options;
-        let scaled = |candidate: &Candidate| f64::from(candidate.logit) / f64::from(temperature);
-        let mut best = (0, f64::NEG_INFINITY);
-        // Candidates are ranked, so that those to come need at least the noise that the present
-        // one does to win. Most have less, which their uniform numbers tell without a logarithm.
+        let scaled = |logit: f32| f64::from(logit) / f64::from(temperature);
+        let logits = self.candidates.iter().map(|candidate| candidate.logit);
+        let largest = scaled(logits.fold(f32::NEG_INFINITY, f32::max));
+        let mut best: Option<(&Candidate, f64)> = None;
+        // Whatever has less noise than the likeliest token would need cannot win. The uniform
+        // number tells that without a logarithm.
         let mut least = 0.0;
         for candidate in &self.candidates {
-            let item = u64::from(candidate.id);
-            let u = uniform(seed, position as u64, Purpose::Token, item);
+            let u = uniform(seed, position as u64, Purpose::Token, u64::from(candidate.id));
             if u < least {
                 continue;
             }
-            let score = scaled(candidate) + gumbel(u);
-            if score > best.1 {
-                best = (candidate.id, score);
-                // The margin is far above what rounding makes of the logarithms.
-                const MARGIN: f64 = 1e-9;
-                least = gumbel_below(score - scaled(candidate)) * (1.0 - MARGIN);
+            let score = scaled(candidate.logit) + gumbel(u);
+            let wins = |(other, most): (&Candidate, f64)| {
+                score > most || (score == most && by_rank(candidate, other) == Ordering::Less)
+            };
+            if best.is_none_or(wins) {
+                best = Some((candidate, score));
+                least = gumbel_below(score - largest) * (1.0 - MARGIN);
             }
         }
-        best.0
+        best.map_or(0, |(candidate, _)| candidate.id)
     }
 }
 

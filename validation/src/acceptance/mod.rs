@@ -1,4 +1,4 @@
-//! How often a draft model's guesses are taken when answers are sampled: by this program's rule,
+//! How often a draft model's guesses are taken when answers are sampled (SPEC S7): by this program's rule,
 //! under which both models choose with the same random numbers, and by that of speculative
 //! sampling (Leviathan, Kalman and Matias 2023, arXiv 2211.17192), at the same positions.
 //!

@@ -44,11 +44,11 @@ struct Activations {
 }
 
 impl Activations {
-    fn new(pool: &Pool, n: usize) -> Self {
+    fn new(isa: Isa, pool: &Pool, n: usize) -> Self {
         let x: Vec<f32> = (0..n * COLS).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect();
         let [q32, q256] = [ScaleBlock::B32, ScaleBlock::B256].map(|block| {
             let mut rows = QuantRows::with_capacity(block, n, COLS);
-            rows.quantize(Isa::detect(), pool, &x, COLS);
+            rows.quantize(isa, pool, &x, COLS);
             rows
         });
         Self { x, q32, q256 }
@@ -75,10 +75,12 @@ fn product(isa: Isa, pool: &Pool, weights: Matrix<'_>, input: Input<'_>, out: &m
 /// Computes the product and stops the benchmark if rows at either end differ from the reference.
 fn compare(pool: &Pool, weights: Matrix<'_>, input: Input<'_>, out: &mut [f32]) {
     product(Isa::detect(), pool, weights, input, out);
+    let n = input.rows();
+    let reference = Activations::new(Isa::SCALAR, pool, n);
     for start in [0, weights.rows() - COMPARED_ROWS] {
         let part = weights.row_range(start, COMPARED_ROWS);
-        let mut expected = vec![0.0; input.rows() * COMPARED_ROWS];
-        product(Isa::SCALAR, pool, part, input, &mut expected);
+        let mut expected = vec![0.0; n * COMPARED_ROWS];
+        product(Isa::SCALAR, pool, part, reference.input(), &mut expected);
         let columns = out.chunks_exact(weights.rows()).zip(expected.chunks_exact(COMPARED_ROWS));
         for (out, expected) in columns {
             let found = &out[start..start + COMPARED_ROWS];
@@ -122,7 +124,7 @@ fn decode(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(rows.bytes().len() as u64));
         let cases = [1, 2, 3, 4, 5, 6, 8, 12, 16].map(|n| (n, "panels", panels));
         for (n, name, weights) in cases.into_iter().chain([(1, "rows", rows)]) {
-            let activations = Activations::new(&pool, n);
+            let activations = Activations::new(Isa::detect(), &pool, n);
             let mut out = vec![0.0; n * weights.rows()];
             compare(&pool, weights, activations.input(), &mut out);
             group.bench_function(BenchmarkId::new(format!("{dtype} {name}"), n), |b| {
@@ -141,7 +143,7 @@ fn prefill(c: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Elements((N * PREFILL_ROWS * COLS) as u64));
     for threads in [1, aios_kernels::allowed_processors().len()] {
         let pool = Pool::new(threads).expect("threads");
-        let activations = Activations::new(&pool, N);
+        let activations = Activations::new(Isa::detect(), &pool, N);
         let mut out = vec![0.0; N * PREFILL_ROWS];
         for dtype in DTYPES {
             let bytes = weights(dtype.row_bytes(PREFILL_ROWS * COLS).expect("whole blocks"));

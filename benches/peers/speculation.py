@@ -5,7 +5,7 @@ Needs built programs only. Usage:
 
     python3 benches/peers/speculation.py --aios target/release/aios --llama DIR/bin \\
         [--rounds 3] [--tokens 160] [--threads 2] [--minutes M] [--out FILE.md] \\
-        [--json FILE.json] [--plot FILE.svg] MODEL[,DRAFT]...
+        [--json FILE.json] [--plot FILE.svg] [--cache NAME] MODEL[,DRAFT]...
 
 README.md in this folder says what is compared and what the columns mean.
 """
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+import simulated
 from compare import OTHERS_LIMIT, Engine, Others, RunFailed, built, cpu_facts
 from speculation_report import (
     AUTO, DRAFT, MISSING, OFF, PEER_DRAFT, PEER_LOOKUP, PEER_PLAIN, Arm, Unit, faults, plot, report,
@@ -44,6 +45,8 @@ PROGRAMS = {
 
 # A run that takes longer than this hangs.
 TIMEOUT_S = 900
+
+CACHE_HELP = "whose caches are simulated, a name of aios simulate, or none (server-32mb)"
 
 # What the peers say about themselves on stderr.
 PEER_EVAL = re.compile(r"(?<!prompt )eval time = +([\d.]+) ms / +(\d+) runs")
@@ -173,11 +176,17 @@ class Bench:
         if spec.get("failure"):
             raise RunFailed(f"a drafter of aios failed: {spec['failure']}")
         tokens = stats["generated_tokens"]
+        phases = {
+            of["phase"]: of["weights"] + of["kv_read"]
+            for of in stats["bytes"]
+            if of["phase"] != "prefill"
+        }
         end = f"{stats['stop_reason']} after {tokens}"
         return {
             "tokens": tokens,
             "speed": speed(tokens, stats["decode_ms"] / 1e3),
             "mb_per_token": stats["mb_per_token"]["value"],
+            "phases": phases,
             "tokens_per_pass": spec.get("tokens_per_pass", 1.0 if not spec else None),
             "accept_rate": spec.get("accept_rate"),
             "drafted": spec.get("drafted", 0),
@@ -313,6 +322,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=160, help="of an answer, at most (160)")
     parser.add_argument("--context", type=int, default=2048, help="tokens (2048)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(all cores)")
+    parser.add_argument("--cache", default="server-32mb", metavar="NAME", help=CACHE_HELP)
     text = "begin no round after so long; the same command with the same --json goes on"
     parser.add_argument("--minutes", type=float, help=text)
     text = "measure those rounds of --json anew in which others used the machine"
@@ -351,14 +361,43 @@ def settings(options: argparse.Namespace, version: str) -> dict[str, Any]:
     return {"aios": version, "with_llama": options.llama is not None, **chosen}
 
 
-def earlier(options: argparse.Namespace, wanted: dict[str, Any]) -> list[Unit]:
-    """The rounds of the samples' file, if there is one."""
-    if not options.json or not options.json.is_file():
-        return []
-    known = json.loads(options.json.read_text(encoding="utf-8"))
-    if known["settings"] != wanted:
-        raise SystemExit(f"{options.json} is of other settings: {known['settings']}")
-    return list(known["units"])
+@dataclass
+class Samples:
+    """The rounds, and what was simulated, by the file of a model and the name of the caches."""
+
+    units: list[Unit] = field(default_factory=list)
+    simulated: dict[str, dict[str, simulated.Curve]] = field(default_factory=dict)
+
+    @classmethod
+    def earlier(cls, options: argparse.Namespace, wanted: dict[str, Any]) -> Samples:
+        """What the samples' file has, if there is one."""
+        if not options.json or not options.json.is_file():
+            return cls()
+        try:
+            known = json.loads(options.json.read_text(encoding="utf-8"))
+            if known["settings"] != wanted:
+                raise SystemExit(f"{options.json} is of other settings: {known['settings']}")
+            curves = {
+                model: {
+                    cache: {int(tokens): tuple(pair) for tokens, pair in curve.items()}
+                    for cache, curve in of.items()
+                }
+                for model, of in known.get("simulated", {}).items()
+            }
+            return cls(list(known["units"]), curves)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise SystemExit(f"{options.json} is no file of samples: {error!r}") from error
+
+    def write(self, path: Path, wanted: dict[str, Any]) -> None:
+        """Replaces the file as a whole, so that an interruption leaves the old or the new one."""
+        data = {"settings": wanted, "simulated": self.simulated, "units": self.units}
+        whole = path.with_name(path.name + ".new")
+        whole.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        whole.replace(path)
+
+    def curves(self, cache: str) -> dict[str, simulated.Curve]:
+        """By the file of a model."""
+        return {model: of[cache] for model, of in self.simulated.items() if cache in of}
 
 
 def key(unit: Unit) -> tuple[Any, ...]:
@@ -442,6 +481,21 @@ def measure(
                 keep()
 
 
+def simulate(bench: Bench, samples: Samples, keep: Callable[[], None]) -> None:
+    """Adds what is not simulated yet. A failure costs the column, not the table."""
+    cache = bench.options.cache
+    paths = [path for pair in bench.options.pairs for path in (pair.model, pair.draft) if path]
+    measured = {unit[role] for unit in samples.units for role in ("model", "draft")}
+    for path in paths if cache != "none" else []:
+        known = samples.simulated.setdefault(path.name, {})
+        if cache not in known and path.name in measured:
+            try:
+                known[cache] = simulated.simulate(run, bench.aios.path, path, cache)
+                keep()
+            except (RunFailed, ValueError, KeyError) as error:
+                print(f"{path.name} is not simulated: {error}", file=sys.stderr)
+
+
 def main() -> int:
     options = arguments()
     aios, llama = engines(options)
@@ -450,33 +504,43 @@ def main() -> int:
         return 2
     version = run([str(aios.path), "--version"]).stdout.strip()
     wanted = settings(options, version)
-    units = earlier(options, wanted)
+    samples = Samples.earlier(options, wanted)
     prompts = read_prompts(options.prompts, options.classes, options.limit)
 
     def keep() -> None:
         # After each round, so that an interruption loses no other.
         if options.json:
-            data = {"settings": wanted, "units": units}
-            options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            samples.write(options.json, wanted)
 
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(aios, llama, options, Path(folder))
         try:
-            measure(bench, prompts, units, keep)
+            measure(bench, prompts, samples.units, keep)
         except RunFailed as failure:
             print(failure, file=sys.stderr)
             return 1
-    if not units:
+        except KeyboardInterrupt:
+            print("interrupted; the table is of what there is", file=sys.stderr)
+        simulate(bench, samples, keep)
+    return deliver(options, samples, environment(bench, samples.units, version))
+
+
+def deliver(options: argparse.Namespace, samples: Samples, told: dict[str, str]) -> int:
+    """Writes the table and the plot, and says what is wrong with aios."""
+    if not samples.units:
         print("nothing was measured", file=sys.stderr)
         return 1
-    text = report(units, environment(bench, units, version))
+    curves = samples.curves(options.cache)
+    if curves:
+        told["simulated"] = f"`aios simulate --cache {options.cache}`, {simulated.DEPTH} positions"
+    text = report(samples.units, curves, told)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
     else:
         print(text, end="")
     if options.plot:
-        options.plot.write_text(plot(units), encoding="utf-8")
-    wrong = faults(units)
+        options.plot.write_text(plot(samples.units, curves), encoding="utf-8")
+    wrong = faults(samples.units)
     for fault in wrong:
         print(f"FAULT: {fault}", file=sys.stderr)
     return 1 if wrong else 0

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Callable, Iterable
 
+from simulated import Curve, mb_per_token
+
 OFF, AUTO, DRAFT = "off", "auto", "draft"
 PEER_PLAIN, PEER_LOOKUP, PEER_DRAFT = "llama.cpp plain", "llama.cpp look-up", "llama.cpp draft"
 
@@ -30,6 +32,8 @@ MISSING, NONE = "missing", "–"
 # A unit is one round of one prompt with one pair of files: every arm's sample, by the arm's name.
 Unit = dict[str, Any]
 Arm = dict[str, Any]
+# What was simulated, by the file of a model.
+Curves = dict[str, Curve]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class Row:
     mb: Spread | None = None
     mb_plain: Spread | None = None
     bytes: Spread | None = None
+    simulated_mb: Spread | None = None
+    simulated_mb_plain: Spread | None = None
+    simulated_bytes: Spread | None = None
     tokens_per_pass: Spread | None = None
     accepted: Spread | None = None
     peer_gain: Spread | None = None
@@ -124,7 +131,7 @@ def faster(one: Arm, other: Arm) -> float:
     return one["speed"] / other["speed"]
 
 
-def row(units: list[Unit], mode: str) -> Row:
+def row(units: list[Unit], mode: str, curves: Curves) -> Row:
     """What one mode does with the prompts of a class."""
     first = units[0]
     prompts = len({unit["prompt"] for unit in units})
@@ -138,6 +145,7 @@ def row(units: list[Unit], mode: str) -> Row:
     made.bytes = Spread.of(
         per_prompt(units, (mode, OFF), lambda arm, off: arm["mb_per_token"] / off["mb_per_token"])
     )
+    add_simulated(made, units, curves)
     passes = per_prompt(units, (mode,), lambda arm: arm["tokens_per_pass"])
     made.tokens_per_pass = Spread.of(passes)
     made.accepted = Spread.of(per_prompt(units, (mode,), lambda arm: arm["accept_rate"]))
@@ -150,6 +158,22 @@ def row(units: list[Unit], mode: str) -> Row:
     return made
 
 
+def add_simulated(made: Row, units: list[Unit], curves: Curves) -> None:
+    """What the passes of the runs come to in simulated bytes."""
+    target, draft = curves.get(made.model), curves.get(made.draft)
+
+    def mb(arm: Arm) -> float | None:
+        return mb_per_token(arm, target, draft)
+
+    def over(arm: Arm, off: Arm) -> float | None:
+        one, other = mb(arm), mb(off)
+        return one / other if one is not None and other else None
+
+    made.simulated_mb = Spread.of(per_prompt(units, (made.mode,), mb))
+    made.simulated_mb_plain = Spread.of(per_prompt(units, (OFF,), mb))
+    made.simulated_bytes = Spread.of(per_prompt(units, (made.mode, OFF), over))
+
+
 def checks(made: Row) -> list[Check]:
     """The targets of a row."""
     found = [Check.least("speed", SPEED_MIN, made.speed)]
@@ -157,6 +181,7 @@ def checks(made: Row) -> list[Check]:
     if big and made.kind == "edit":
         found = [Check.least("speed", EDIT_SPEED_MIN, made.speed)]
         found.append(Check.most("bytes", EDIT_BYTES_MAX, made.bytes))
+        found.append(Check.most("simulated bytes", EDIT_BYTES_MAX, made.simulated_bytes))
     if made.kind == "chat":
         if big:
             found.append(Check.most("bytes", CHAT_BYTES_MAX[made.mode], made.bytes))
@@ -166,7 +191,7 @@ def checks(made: Row) -> list[Check]:
     return found
 
 
-def rows(units: list[Unit]) -> list[Row]:
+def rows(units: list[Unit], curves: Curves) -> list[Row]:
     """A row for each pair of files, mode and class, in the order of the runs."""
     groups: dict[tuple[str, str, str], list[Unit]] = {}
     for unit in units:
@@ -175,15 +200,16 @@ def rows(units: list[Unit]) -> list[Row]:
             groups.setdefault(key, []).append(unit)
     order = list(dict.fromkeys((model, mode) for model, mode, _ in groups))
     ordered = sorted(groups.items(), key=lambda item: order.index(item[0][:2]))
-    return [row(members, mode) for (_, mode, _), members in ordered]
+    return [row(members, mode, curves) for (_, mode, _), members in ordered]
 
 
 # The table.
 
 
 COLUMNS = (
-    "file", "mode", "class", "prompts", "speed / plain", "MB/token", "MB/token / plain",
-    "tokens per pass", "accepted", "llama.cpp's / its plain", "aios / llama.cpp's", "verdict",
+    "file", "mode", "class", "prompts", "speed / plain", "MB/token, counted", "counted / plain",
+    "MB/token, simulated", "tokens per pass", "accepted", "llama.cpp's / its plain",
+    "aios / llama.cpp's", "verdict",
 )  # fmt: skip
 
 
@@ -195,14 +221,17 @@ def wide(spread: Spread | None) -> str:
 
 def cells(made: Row) -> list[str]:
     mode = MODES[made.mode] + (f" {made.draft}" if made.mode == DRAFT else "")
-    mb = NONE
-    if made.mb and made.mb_plain:
-        mb = f"{made.mb.median:.0f} of {made.mb_plain.median:.0f}"
+
+    def of_plain(one: Spread | None, other: Spread | None) -> str:
+        return f"{one.median:.0f} of {other.median:.0f}" if one and other else NONE
+
+    counted = of_plain(made.mb, made.mb_plain)
+    simulated = of_plain(made.simulated_mb, made.simulated_mb_plain)
     accepted = f"{made.accepted.median:.0%}" if made.accepted else NONE
     absent = made.peer_absent
     return [
-        made.model, mode, made.kind, str(made.prompts), wide(made.speed), mb, wide(made.bytes),
-        wide(made.tokens_per_pass), accepted,
+        made.model, mode, made.kind, str(made.prompts), wide(made.speed), counted,
+        wide(made.bytes), simulated, wide(made.tokens_per_pass), accepted,
         wide(made.peer_gain) if made.peer_gain else absent,
         wide(made.peer) if made.peer else absent, made.verdict,
     ]  # fmt: skip
@@ -238,21 +267,46 @@ def divergences(units: list[Unit]) -> list[str]:
     return lines
 
 
-def report(units: list[Unit], told: dict[str, str]) -> str:
+def report(units: list[Unit], curves: Curves, told: dict[str, str]) -> str:
     """The page: table, what it means, faults, and the circumstances."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---:|" * 8 + "---|"]
-    for made in rows(units):
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---:|" * 9 + "---|"]
+    for made in rows(units, curves):
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells(made)) + " |")
     lines += ["", "Medians over the prompts of a class, in brackets the lowest and the highest; a"]
-    lines += ["prompt's figure is the median of its rounds. MB/token is counted, after the prompt."]
+    lines += ["prompt's figure is the median of its rounds. MB/token is without the prompt's."]
     wrong = faults(units)
     if wrong:
         lines += ["", "**Faults of aios**:", "", *(f"- {fault}" for fault in wrong)]
     else:
         lines += ["", "The output of aios is the same with and without drafts in every run."]
     lines += [line for said in divergences(units) for line in ("", said)]
-    lines += ["", *absences(units), *(f"- {key}: {value}" for key, value in told.items())]
+    lines += ["", *guesses(units), *absences(units)]
+    lines += [f"- {key}: {value}" for key, value in told.items()]
     return "\n".join(lines) + "\n"
+
+
+def guesses(units: list[Unit]) -> list[str]:
+    """How often look-up's guesses were right, by kind and class: what lengths are chosen by."""
+    classes = list(dict.fromkeys(unit["class"] for unit in units))
+    lines = []
+    for model in dict.fromkeys(unit["model"] for unit in units):
+        counts: dict[str, dict[str, list[int]]] = {}
+        for unit in units:
+            drafters = unit["arms"].get(AUTO, {}).get("drafters", [])
+            kinds = [kind for of in drafters for kind in of.get("kinds", [])]
+            for kind in kinds if unit["model"] == model else []:
+                known = counts.setdefault(kind["name"], {}).setdefault(unit["class"], [0, 0])
+                known[0] += kind["right"]
+                known[1] += kind["guesses"]
+        if counts:
+            lines += [f"| look-up's guess, {model} | " + " | ".join(classes) + " |"]
+            lines += ["|---|" + "---:|" * len(classes)]
+        for name, by_class in counts.items():
+            shares = (by_class.get(kind, [0, 0]) for kind in classes)
+            cells = (f"{right / all:.2f} of {all}" if all else NONE for right, all in shares)
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines += [""] if counts else []
+    return lines
 
 
 def absences(units: list[Unit]) -> list[str]:
@@ -315,12 +369,13 @@ def panel(x: float, y: float, title: str, bars: Bars) -> list[str]:
     return out
 
 
-def plot(units: list[Unit]) -> str:
+def plot(units: list[Unit], curves: Curves) -> str:
     """Tokens per pass and MB per token by class of prompts, as an SVG image."""
     by_model: dict[str, list[Row]] = {}
-    for made in rows(units):
+    for made in rows(units, curves):
         by_model.setdefault(made.model, []).append(made)
-    width = LEFT + 2 * PANEL_W + GAP + 20
+    panels = 3 if curves else 2
+    width = LEFT + panels * PANEL_W + (panels - 1) * GAP + 20
     height = TOP + len(by_model) * (PANEL_H + BELOW)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
            f'width="{width}" height="{height}" font-family="sans-serif">',
@@ -333,6 +388,7 @@ def plot(units: list[Unit]) -> str:
         y = TOP + number * (PANEL_H + BELOW)
         passes: Bars = {}
         mb: Bars = {}
+        simulated: Bars = {}
         for made in of_model:
             if made.mb_plain:
                 passes.setdefault(made.kind, {OFF: 1.0})
@@ -340,6 +396,11 @@ def plot(units: list[Unit]) -> str:
             if made.mb and made.tokens_per_pass:
                 passes.setdefault(made.kind, {})[made.mode] = made.tokens_per_pass.median
                 mb.setdefault(made.kind, {})[made.mode] = made.mb.median
+            if made.simulated_mb and made.simulated_mb_plain:
+                simulated.setdefault(made.kind, {OFF: made.simulated_mb_plain.median})
+                simulated[made.kind][made.mode] = made.simulated_mb.median
         out += panel(LEFT, y, f"{model}: tokens per pass", passes)
         out += panel(LEFT + PANEL_W + GAP, y, "MB/token (counted)", mb)
+        if curves:
+            out += panel(LEFT + 2 * (PANEL_W + GAP), y, "MB/token (simulated)", simulated)
     return "\n".join([*out, "</svg>"]) + "\n"

@@ -29,6 +29,6 @@ pub use model::{LoadError, Model, RepackError, Repacked, TensorError};
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};
 pub use speculate::{
-    DraftError, DraftModel, Drafter, DrafterStats, Length, Lookup, PASS_MAX, PassCosts, SpecStats,
-    Speculation, Target,
+    DraftError, DraftModel, Drafter, DrafterStats, Kind, KindStats, Length, Lookup, PASS_MAX,
+    PassCosts, PassCurve, Replayed, SpecStats, Speculation, Target, replay,
 };

@@ -29,9 +29,15 @@ pub(crate) fn uniform(seed: u64, position: u64, purpose: Purpose, item: u64) -> 
     ((state >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
 }
 
-/// A number of the standard Gumbel distribution, −ln(−ln u).
-pub(crate) fn gumbel(seed: u64, position: u64, purpose: Purpose, item: u64) -> f64 {
-    -libm::log(-libm::log(uniform(seed, position, purpose, item)))
+/// The number of the standard Gumbel distribution that belongs to `u` in (0, 1), −ln(−ln u).
+pub(crate) fn gumbel(u: f64) -> f64 {
+    -libm::log(-libm::log(u))
+}
+
+/// The share of the standard Gumbel distribution below `x`, exp(−exp(−x)): the inverse of
+/// [`gumbel`].
+pub(crate) fn gumbel_below(x: f64) -> f64 {
+    libm::exp(-libm::exp(-x))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! (seed, position, token), and the largest sum wins, which follows the softmax exactly.
 
 use crate::error::EngineError;
-use crate::noise::{Purpose, gumbel};
+use crate::noise::{Purpose, gumbel, gumbel_below, uniform};
 use std::cmp::Ordering;
 
 /// Sampling parameters, with llama.cpp's names and defaults.
@@ -179,10 +179,7 @@ impl Sampler {
         let id = if self.options.temperature == 0.0 {
             best(logits)
         } else {
-            self.candidates.clear();
-            rank_best(logits, self.options.top_k, &mut self.candidates);
-            self.keep_top_p();
-            self.keep_min_p();
+            self.choose_among(logits);
             self.draw(position)
         };
         self.adjusted = adjusted;
@@ -258,16 +255,73 @@ impl Sampler {
         self.candidates.truncate(kept.max(1));
     }
 
-    fn draw(&self, position: usize) -> u32 {
-        let SamplerOptions { temperature, seed, .. } = self.options;
-        let score = |candidate: &Candidate| {
-            let item = u64::from(candidate.id);
-            let noise = gumbel(seed, position as u64, Purpose::Token, item);
-            f64::from(candidate.logit) / f64::from(temperature) + noise
+    /// The tokens that [`Self::sample`] would choose among, with their probabilities, the most
+    /// likely first; at temperature 0 one token.
+    pub fn distribution(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        banned: &[u32],
+    ) -> Vec<(u32, f64)> {
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        let logits = self.adjust(logits, history, banned, &mut adjusted);
+        let temperature = f64::from(self.options.temperature);
+        let list = if temperature == 0.0 {
+            vec![(best(logits), 1.0)]
+        } else {
+            self.choose_among(logits);
+            self.candidates.sort_unstable_by(by_rank);
+            let first = self.candidates.first().map_or(0.0, |first| f64::from(first.logit));
+            let weight = |of: &Candidate| libm::exp((f64::from(of.logit) - first) / temperature);
+            let total: f64 = self.candidates.iter().map(weight).sum();
+            self.candidates.iter().map(|of| (of.id, weight(of) / total)).collect()
         };
-        let scored = self.candidates.iter().map(|candidate| (candidate.id, score(candidate)));
-        let best = scored.reduce(|best, next| if next.1 > best.1 { next } else { best });
-        best.map_or(0, |(id, _)| id)
+        self.adjusted = adjusted;
+        list
+    }
+
+    /// Fills `candidates` with what the filters leave: ranked, unless there is no filter.
+    fn choose_among(&mut self, logits: &[f32]) {
+        let SamplerOptions { top_k, top_p, min_p, .. } = self.options;
+        self.candidates.clear();
+        if top_k == 0 && top_p >= 1.0 && min_p <= 0.0 {
+            let all = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
+            self.candidates.extend(all.filter(|one| one.logit > f32::NEG_INFINITY));
+            return;
+        }
+        rank_best(logits, top_k, &mut self.candidates);
+        self.keep_top_p();
+        self.keep_min_p();
+    }
+
+    /// The candidate with the largest sum of scaled logit and noise, that of the better rank among
+    /// equals.
+    fn draw(&self, position: usize) -> u32 {
+        /// Far above what rounding makes of logarithms and exponentials.
+        const MARGIN: f64 = 1e-9;
+        let SamplerOptions { temperature, seed, .. } = self.options;
+        let scaled = |logit: f32| f64::from(logit) / f64::from(temperature);
+        let logits = self.candidates.iter().map(|candidate| candidate.logit);
+        let largest = scaled(logits.fold(f32::NEG_INFINITY, f32::max));
+        let mut best: Option<(&Candidate, f64)> = None;
+        // Whatever has less noise than the likeliest token would need cannot win. The uniform
+        // number tells that without a logarithm.
+        let mut least = 0.0;
+        for candidate in &self.candidates {
+            let u = uniform(seed, position as u64, Purpose::Token, u64::from(candidate.id));
+            if u < least {
+                continue;
+            }
+            let score = scaled(candidate.logit) + gumbel(u);
+            let wins = |(other, most): (&Candidate, f64)| {
+                score > most || (score == most && by_rank(candidate, other) == Ordering::Less)
+            };
+            if best.is_none_or(wins) {
+                best = Some((candidate, score));
+                least = gumbel_below(score - largest) * (1.0 - MARGIN);
+            }
+        }
+        best.map_or(0, |(candidate, _)| candidate.id)
     }
 }
 
@@ -341,6 +395,39 @@ mod tests {
         assert!(fair < 29.9, "{fair}");
         let biased = chi_square(&mut sampler(OPEN), &logits, 200_000, 50);
         assert!(biased > 100.0, "{biased}");
+    }
+
+    #[test]
+    fn numbers_that_are_left_out_could_not_have_won() {
+        let logits: Vec<f32> = (0..300_u64).map(|i| (i * i % 97) as f32 / 9.0).collect();
+        for temperature in [0.05, 0.8, 1.0, 30.0] {
+            let mut sampler = sampler(SamplerOptions { temperature, ..OPEN });
+            let all = sampler.distribution(&logits, &[], &[]);
+            for position in 0..3000 {
+                let score = |&(id, _): &(u32, f64)| {
+                    let u = uniform(OPEN.seed, position as u64, Purpose::Token, u64::from(id));
+                    f64::from(logits[id as usize]) / f64::from(temperature) + gumbel(u)
+                };
+                let scored = all.iter().map(|one| (one.0, score(one)));
+                let best = scored.reduce(|best, next| if next.1 > best.1 { next } else { best });
+                let found = sampler.sample(&logits, &[], &[], position);
+                assert_eq!(Some(found), best.map(|(id, _)| id));
+            }
+        }
+    }
+
+    #[test]
+    fn the_distribution_is_what_is_drawn_from() {
+        let logits = [0.5, 3.0, 1.0, 2.9, -5.0];
+        let list = |options| sampler(options).distribution(&logits, &[], &[3]);
+        let open = list(OPEN);
+        assert_eq!(open.iter().map(|one| one.0).collect::<Vec<_>>(), [1, 2, 0, 4]);
+        assert!((open.iter().map(|one| one.1).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!((open[0].1 / open[1].1 - 2_f64.exp()).abs() < 1e-12);
+        let two = list(SamplerOptions { top_k: 2, temperature: 0.5, ..OPEN });
+        assert_eq!(two.len(), 2);
+        assert!((two[0].1 / two[1].1 - 4_f64.exp()).abs() < 1e-9);
+        assert_eq!(list(SamplerOptions::greedy()), [(1, 1.0)]);
     }
 
     #[test]

@@ -128,6 +128,11 @@ impl Session {
         self.speculation = speculation;
     }
 
+    /// How answers are drafted, if they are.
+    pub const fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
+    }
+
     /// Forgets the sequence.
     pub fn clear(&mut self) {
         self.tokens.clear();

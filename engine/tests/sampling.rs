@@ -34,14 +34,27 @@ fn open(temperature: f32) -> SamplerOptions {
     }
 }
 
-/// How often each token comes up, over positions that follow each other.
+/// How often each token comes up, over positions that follow each other. Threads share them.
 fn counts(logits: &[f32], options: SamplerOptions) -> Vec<u32> {
-    let mut sampler = Sampler::new(options).expect("good options");
-    let mut counts = vec![0; logits.len()];
-    for position in 0..SAMPLES {
-        counts[sampler.sample(logits, &[], &[], position) as usize] += 1;
-    }
-    counts
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+    let count = |part: usize| {
+        let mut sampler = Sampler::new(options).expect("good options");
+        let mut counts = vec![0_u32; logits.len()];
+        for position in (part..SAMPLES).step_by(threads) {
+            counts[sampler.sample(logits, &[], &[], position) as usize] += 1;
+        }
+        counts
+    };
+    std::thread::scope(|scope| {
+        let count = &count;
+        let parts: Vec<_> = (0..threads).map(|part| scope.spawn(move || count(part))).collect();
+        let mut all = vec![0; logits.len()];
+        for part in parts {
+            let counts = part.join().expect("a thread that ends");
+            all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        all
+    })
 }
 
 /// The probabilities that the options state, by the plain formula.

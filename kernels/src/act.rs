@@ -28,164 +28,158 @@ impl ScaleBlock {
             Self::B256 => 256,
         }
     }
+
+    /// Words that 256 quants of a row take with what products need of them.
+    const fn words(self) -> usize {
+        match self {
+            Self::B32 => b32::WORDS,
+            Self::B256 => b256::WORDS,
+        }
+    }
+}
+
+/// What products need of 256 quants of a row, in words. Formats with blocks of 32 take the fields
+/// of [`b32`], those with super-blocks the fields of [`b256`].
+const QUADS: usize = 64;
+
+/// Fields of 256 quants in blocks of 32, and the words of all.
+pub(crate) mod b32 {
+    /// For each 32 quants their sum times −16.
+    pub(crate) const STARTS: usize = super::QUADS;
+    /// For each 32 quants the bits of their sum as a float.
+    pub(crate) const FLOATS: usize = STARTS + 8;
+    /// For each 32 quants the bits of their scale.
+    pub(crate) const SCALES: usize = FLOATS + 8;
+    pub(crate) const WORDS: usize = SCALES + 8;
+}
+
+/// Fields of a super-block, and the words of all.
+pub(crate) mod b256 {
+    /// For each 16 quants their sum times −32.
+    pub(crate) const STARTS: usize = super::QUADS;
+    /// For each 32 quants the binary logarithm of their factor.
+    pub(crate) const SHIFTS: usize = STARTS + 16;
+    /// For each 32 quants two i16 in a word: the sums of the halves times the factor.
+    pub(crate) const HALVES: usize = SHIFTS + 8;
+    /// For each 64 quants two i16 in a word: the sums of 32, times their factors.
+    pub(crate) const PAIRS: usize = HALVES + 8;
+    /// The bits of the scale.
+    pub(crate) const SCALE: usize = PAIRS + 4;
+    pub(crate) const WORDS: usize = SCALE + 1;
 }
 
 /// Rows of activations quantised to i8, in buffers that are reused.
+///
+/// Rows are in groups of almost the same width, and lie interleaved in them: a group holds for
+/// each 256 elements a tile, in which word w of its row c is at w · width + c. So a product with
+/// all rows of a group reads one stream, at constant distances.
 #[derive(Debug)]
 pub struct QuantRows {
     block: ScaleBlock,
     /// Rows of the last [`Self::quantize`].
     rows: usize,
-    /// Elements of a row, and that rounded up to 256.
+    /// Groups that they are in.
+    groups: usize,
+    /// Elements of a row.
     len: usize,
-    stride: usize,
-    /// \[rows\]\[stride / 4\]: four quants in a word, zeros behind `len`.
-    quads: Vec<i32>,
-    /// \[rows\]\[len / block\].
-    scales: Vec<f32>,
-    /// What products need of each 32 quants, \[rows\]\[stride / 32\].
-    groups: Groups,
+    /// \[groups\]\[len / 256\]\[words\]\[width\], zeros behind `len`.
+    words: Vec<i32>,
 }
 
-/// Sums and factors of groups of 32 quants.
-#[derive(Debug, Default)]
-struct Groups {
-    /// Two i16 in a word: the sums of the group's halves, times its factor.
-    halves: Vec<i32>,
-    /// An i16: the sum of the group, times its factor.
-    sums: Vec<i16>,
-    /// The sum of the group as a float, and its negative as an integer.
-    floats: Vec<f32>,
-    negatives: Vec<i32>,
-    /// The binary logarithm of the factor.
-    shifts: Vec<i32>,
-}
-
-impl Groups {
-    fn with_capacity(groups: usize) -> Self {
-        Self {
-            halves: vec![0; groups],
-            sums: vec![0; groups],
-            floats: vec![0.0; groups],
-            negatives: vec![0; groups],
-            shifts: vec![0; groups],
-        }
-    }
-}
-
-/// One quantised row.
-#[derive(Clone, Copy)]
-pub(crate) struct QuantRow<'a> {
-    /// Quants, four in a word, zero-padded to a multiple of 256.
-    pub quads: &'a [i32],
-    /// A scale a block.
-    pub scales: &'a [f32],
-    /// For each 32 quants two i16 in a word: the sums of the halves times the factor.
-    pub halves: &'a [i32],
-    /// For each 64 quants two i16 in a word: the sums of 32, times their factors.
-    pub pairs: &'a [i32],
-    /// For each 32 quants their sum.
-    pub floats: &'a [f32],
-    /// For each 32 quants their sum, negated.
-    pub negatives: &'a [i32],
-    /// For each 32 quants the binary logarithm of their factor.
-    pub shifts: &'a [i32],
-}
-
-impl<'a> QuantRow<'a> {
-    /// The quants as bytes.
-    #[inline(always)]
-    pub(crate) fn bytes(&self) -> &'a [i8] {
-        bytemuck::cast_slice(self.quads)
-    }
+/// A group of rows.
+pub(crate) struct Group<'a> {
+    /// The first row.
+    pub first: usize,
+    /// How many there are.
+    pub width: usize,
+    /// Its tiles.
+    pub tiles: &'a [i32],
 }
 
 impl QuantRows {
     /// Empty buffers for at most `rows` rows of at most `len` elements.
     pub fn with_capacity(block: ScaleBlock, rows: usize, len: usize) -> Self {
-        let stride = len.next_multiple_of(256);
-        Self {
-            block,
-            rows: 0,
-            len: 0,
-            stride: 0,
-            quads: vec![0; rows * stride / 4],
-            scales: vec![0.0; rows * len.div_ceil(block.len())],
-            groups: Groups::with_capacity(rows * stride / GROUP),
-        }
+        let words = vec![0; rows * len.div_ceil(256) * block.words()];
+        Self { block, rows: 0, groups: 0, len: 0, words }
     }
 
-    /// Whether these are at least `rows` rows of `len` elements.
-    pub(crate) const fn holds(&self, rows: usize, len: usize) -> bool {
-        rows <= self.rows && len == self.len
+    /// Whether these are `rows` rows of `len` elements in groups that `isa` can take at once.
+    pub(crate) fn fit(&self, isa: Isa, rows: usize, len: usize) -> bool {
+        rows == self.rows && len == self.len && rows <= self.groups * isa.columns()
     }
 
-    /// Row `index` of the last [`Self::quantize`].
+    /// The words of a row.
+    const fn row_words(&self) -> usize {
+        self.len.div_ceil(256) * self.block.words()
+    }
+
+    /// The groups, in the order of their rows.
     #[inline(always)]
-    pub(crate) fn row(&self, index: usize) -> QuantRow<'_> {
-        let scales = self.len / self.block.len();
-        let groups = self.stride / GROUP;
-        let group = index * groups..(index + 1) * groups;
-        QuantRow {
-            quads: &self.quads[index * self.stride / 4..(index + 1) * self.stride / 4],
-            scales: &self.scales[index * scales..(index + 1) * scales],
-            halves: &self.groups.halves[group.clone()],
-            pairs: &bytemuck::cast_slice(&self.groups.sums)[group.start / 2..group.end / 2],
-            floats: &self.groups.floats[group.clone()],
-            negatives: &self.groups.negatives[group.clone()],
-            shifts: &self.groups.shifts[group],
-        }
+    pub(crate) fn groups(&self) -> impl Iterator<Item = Group<'_>> {
+        let row = self.row_words();
+        (0..self.groups).map(move |group| {
+            let [first, end] = self.bounds(group);
+            Group { first, width: end - first, tiles: &self.words[first * row..end * row] }
+        })
     }
 
-    /// Quantises rows of `len` elements, \[rows\]\[len\] in `x`.
+    /// The rows of a group: the first, and the first behind it.
+    #[inline(always)]
+    const fn bounds(&self, group: usize) -> [usize; 2] {
+        [group * self.rows / self.groups, (group + 1) * self.rows / self.groups]
+    }
+
+    /// The tiles of the only row.
+    ///
+    /// # Panics
+    /// If there are several.
+    #[inline(always)]
+    pub(crate) fn single(&self) -> &[i32] {
+        assert_eq!(self.rows, 1);
+        &self.words[..self.row_words()]
+    }
+
+    /// Quantises rows of `len` elements, \[rows\]\[len\] in `x`, for products by `isa`.
     ///
     /// # Panics
     /// If `len` is not a multiple of the block or the buffers are too small.
     pub fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], len: usize) {
+        /// Tiles of a row that a piece of work has, if there are so many.
+        const RUN: usize = 2;
         assert!(len > 0 && len.is_multiple_of(self.block.len()) && x.len().is_multiple_of(len));
         self.len = len;
-        self.stride = len.next_multiple_of(256);
-        let rows = x.len() / len;
-        self.rows = rows;
-        let (block, stride, blocks) = (self.block, self.stride, len / self.block.len());
-        let groups = stride / GROUP;
-        let quads = Shared::new(&mut self.quads[..rows * stride / 4]);
-        let scales = Shared::new(&mut self.scales[..rows * blocks]);
-        let halves = Shared::new(&mut self.groups.halves[..rows * groups]);
-        let sums = Shared::new(&mut self.groups.sums[..rows * groups]);
-        let floats = Shared::new(&mut self.groups.floats[..rows * groups]);
-        let negatives = Shared::new(&mut self.groups.negatives[..rows * groups]);
-        let shifts = Shared::new(&mut self.groups.shifts[..rows * groups]);
-        pool.for_each(rows, &|row| {
-            // SAFETY: each row is one piece, and `for_each` gives a piece to one thread.
-            let call = unsafe {
-                Quantize {
-                    block,
-                    x: &x[row * len..(row + 1) * len],
-                    q: bytemuck::cast_slice_mut(quads.range(row * stride / 4, stride / 4)),
-                    scales: scales.range(row * blocks, blocks),
-                    halves: halves.range(row * groups, groups),
-                    sums: sums.range(row * groups, groups),
-                    floats: floats.range(row * groups, groups),
-                    negatives: negatives.range(row * groups, groups),
-                    shifts: shifts.range(row * groups, groups),
-                }
-            };
-            isa.run(call);
+        self.rows = x.len() / len;
+        self.groups = self.rows.div_ceil(isa.columns());
+        let (rows, tiles, row) = (self.rows, len.div_ceil(256), self.row_words());
+        let mut memory = std::mem::take(&mut self.words);
+        let words = Shared::new(&mut memory[..rows * row]);
+        // One row is soon done: sharing it out would take longer.
+        let run = if rows == 1 { tiles } else { RUN };
+        let runs = tiles.div_ceil(run);
+        pool.for_each(self.groups * runs, &|piece| {
+            let [first, end] = self.bounds(piece / runs);
+            let width = end - first;
+            let start = piece % runs * run;
+            let count = run.min(tiles - start);
+            let tile = self.block.words() * width;
+            // SAFETY: these words belong to one piece, and `for_each` gives a piece to one thread.
+            let out = unsafe { words.range(first * row + start * tile, count * tile) };
+            isa.run(Quantize { block: self.block, x: &x[first * len..], len, width, start, out });
         });
+        self.words = memory;
     }
 }
 
+/// Quantises some tiles of a group of rows.
 struct Quantize<'a> {
     block: ScaleBlock,
+    /// The group's rows and whatever follows.
     x: &'a [f32],
-    q: &'a mut [i8],
-    scales: &'a mut [f32],
-    halves: &'a mut [i32],
-    sums: &'a mut [i16],
-    floats: &'a mut [f32],
-    negatives: &'a mut [i32],
-    shifts: &'a mut [i32],
+    len: usize,
+    width: usize,
+    /// The first tile.
+    start: usize,
+    out: &'a mut [i32],
 }
 
 impl Op for Quantize<'_> {
@@ -193,36 +187,72 @@ impl Op for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { block, x, q, scales, halves, sums, floats, negatives, shifts } = self;
-        q[x.len()..].fill(0);
-        shifts.fill(0);
-        match block {
-            ScaleBlock::B32 => {
-                let (x, _) = x.as_chunks::<GROUP>();
-                let (q, _) = q.as_chunks_mut::<GROUP>();
-                for ((x, q), scale) in x.iter().zip(q).zip(scales) {
-                    *scale = quantize32(simd, x, q);
+        let Self { block, x, len, width, start, out } = self;
+        let words = block.words();
+        for (t, tile) in out.chunks_exact_mut(words * width).enumerate() {
+            let from = 256 * (start + t);
+            let to = (from + 256).min(len);
+            for c in 0..width {
+                let x = &x[c * len + from..c * len + to];
+                match block {
+                    ScaleBlock::B32 => scatter(&tile32(simd, x), tile, width, c),
+                    ScaleBlock::B256 => scatter(&tile256(simd, x), tile, width, c),
                 }
             }
-            ScaleBlock::B256 => {
-                let (x, _) = x.as_chunks::<256>();
-                let (q, _) = q.as_chunks_mut::<256>();
-                let (parts, _) = shifts.as_chunks_mut::<8>();
-                for (((x, q), shifts), scale) in x.iter().zip(q).zip(parts).zip(scales) {
-                    *scale = quantize256(simd, x, q, shifts);
-                }
-            }
-        }
-        let (q, _) = q.as_chunks::<GROUP>();
-        for (group, q) in q.iter().enumerate() {
-            let parts = [half_sum(&q[..16]), half_sum(&q[16..])];
-            let (sum, shift) = (parts[0] + parts[1], shifts[group]);
-            halves[group] = bytemuck::cast([parts[0] << shift, parts[1] << shift]);
-            sums[group] = sum << shift;
-            floats[group] = f32::from(sum);
-            negatives[group] = -i32::from(sum);
         }
     }
+}
+
+/// Puts the words of row `c` of a group into its tile.
+#[inline(always)]
+fn scatter(words: &[i32], tile: &mut [i32], width: usize, c: usize) {
+    if width == 1 {
+        tile.copy_from_slice(words);
+    } else {
+        for (word, slots) in words.iter().zip(tile.chunks_exact_mut(width)) {
+            slots[c] = *word;
+        }
+    }
+}
+
+/// The words of at most 256 elements in blocks of 32, zeros behind them.
+#[inline(always)]
+#[expect(clippy::cast_possible_wrap, reason = "the bits of floats")]
+fn tile32<S: Simd>(simd: S, x: &[f32]) -> [i32; b32::WORDS] {
+    let mut words = [0; b32::WORDS];
+    let mut q = [0; 256];
+    for (g, (x, q)) in x.as_chunks().0.iter().zip(q.as_chunks_mut().0).enumerate() {
+        words[b32::SCALES + g] = quantize32(simd, x, q).to_bits() as i32;
+        let sum = half_sum(&q[..16]) + half_sum(&q[16..]);
+        words[b32::STARTS + g] = -16 * i32::from(sum);
+        words[b32::FLOATS + g] = f32::from(sum).to_bits() as i32;
+    }
+    words[..QUADS].copy_from_slice(bytemuck::cast_slice(&q));
+    words
+}
+
+/// The words of a super-block.
+#[inline(always)]
+#[expect(clippy::cast_possible_wrap, reason = "the bits of floats")]
+fn tile256<S: Simd>(simd: S, x: &[f32]) -> [i32; b256::WORDS] {
+    let mut words = [0; b256::WORDS];
+    let mut q = [0; 256];
+    let mut shifts = [0; 8];
+    let x = x.first_chunk().expect("rows are whole super-blocks");
+    words[b256::SCALE] = quantize256(simd, x, &mut q, &mut shifts).to_bits() as i32;
+    let mut sums = [0_i16; 8];
+    for (g, q) in q.as_chunks::<GROUP>().0.iter().enumerate() {
+        let parts = [half_sum(&q[..16]), half_sum(&q[16..])];
+        let shift = shifts[g];
+        words[b256::STARTS + 2 * g] = -32 * i32::from(parts[0]);
+        words[b256::STARTS + 2 * g + 1] = -32 * i32::from(parts[1]);
+        words[b256::SHIFTS + g] = shift;
+        words[b256::HALVES + g] = bytemuck::cast([parts[0] << shift, parts[1] << shift]);
+        sums[g] = (parts[0] + parts[1]) << shift;
+    }
+    words[b256::PAIRS..b256::SCALE].copy_from_slice(bytemuck::cast_slice(&sums));
+    words[..QUADS].copy_from_slice(bytemuck::cast_slice(&q));
+    words
 }
 
 /// The sum of 16 quants, within ±2032.
@@ -306,5 +336,7 @@ fn quantize256<S: Simd>(simd: S, x: &[f32; 256], q: &mut [i8; 256], shifts: &mut
     a / 508.0
 }
 
+#[cfg(test)]
+pub(crate) mod row;
 #[cfg(test)]
 mod tests;

@@ -133,6 +133,19 @@ impl Isa {
         }
     }
 
+    /// The most activation rows that a product of panels takes at once.
+    pub(crate) const fn columns(self) -> usize {
+        match self.0 {
+            Kind::Scalar(_) => Scalar::COLUMNS,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => Avx2::COLUMNS,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => Avx512::<false>::COLUMNS,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni(_) => Avx512::<true>::COLUMNS,
+        }
+    }
+
     /// Runs `op` compiled for this instruction set.
     #[inline]
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {

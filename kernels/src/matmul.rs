@@ -211,7 +211,7 @@ pub fn matmul(isa: Isa, pool: &Pool, input: Input<'_>, products: &mut [Product<'
         let rows = (piece_bytes / row_bytes).next_multiple_of(PANEL_ROWS).max(PANEL_ROWS);
         let first = pieces;
         pieces += weights.rows.div_ceil(rows);
-        let fits = |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.holds(n, input.len));
+        let fits = |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.fit(isa, n, input.len));
         let quantised = match scale_block(weights.dtype) {
             None => true,
             Some(ScaleBlock::B32) => fits(input.q32),

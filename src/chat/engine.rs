@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use aios_engine::template::{Limits as TemplateLimits, RenderInput, Template};
 use aios_engine::tokenizer::Tokenizer;
-use aios_engine::{EngineError, GenerationStats, Limits, SamplerOptions, Session};
+use aios_engine::{EngineError, GenerationStats, Limits, Model, SamplerOptions, Session};
 use anyhow::Context;
 use serde_json::json;
 
@@ -31,22 +31,32 @@ impl Conversation {
         Ok(Self { session, template })
     }
 
-    /// The ids of the conversation up to where the answer begins.
-    fn prompt(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
-        let model = self.session.executor().model();
-        let tokenizer = model.tokenizer()?;
-        let spelled = |id: Option<u32>| id.map(|id| tokenizer.spelling(id).map(str::to_owned));
-        let messages =
-            messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content}));
-        let now = jiff::Zoned::now().datetime();
-        let mut input = RenderInput::new(messages.collect(), now);
-        input.add_generation_prompt = true;
-        input.bos_token = spelled(tokenizer.bos()).transpose()?;
-        input.eos_token = spelled(tokenizer.eos()).transpose()?;
-        let spellings: Vec<String> = tokenizer.control_spellings().map(str::to_owned).collect();
-        let rendered = self.template.render(&input, &spellings, &TemplateLimits::default())?;
-        Ok(framed(tokenizer, tokenizer.encode_rendered(&rendered.text, &rendered.plain)))
+    /// The session that answers.
+    pub const fn session(&self) -> &Session {
+        &self.session
     }
+}
+
+/// The ids of a conversation up to where the answer begins, by the template of `model`.
+///
+/// # Errors
+/// Those of the template and of the tokenizer.
+pub fn prompt_ids(
+    model: &Model,
+    template: &Template,
+    messages: &[Message],
+) -> anyhow::Result<Vec<u32>> {
+    let tokenizer = model.tokenizer()?;
+    let spelled = |id: Option<u32>| id.map(|id| tokenizer.spelling(id).map(str::to_owned));
+    let messages = messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content}));
+    let now = jiff::Zoned::now().datetime();
+    let mut input = RenderInput::new(messages.collect(), now);
+    input.add_generation_prompt = true;
+    input.bos_token = spelled(tokenizer.bos()).transpose()?;
+    input.eos_token = spelled(tokenizer.eos()).transpose()?;
+    let spellings: Vec<String> = tokenizer.control_spellings().map(str::to_owned).collect();
+    let rendered = template.render(&input, &spellings, &TemplateLimits::default())?;
+    Ok(framed(tokenizer, tokenizer.encode_rendered(&rendered.text, &rendered.plain)))
 }
 
 /// Puts BOS in front if the file asks for it and the template has not done so.
@@ -65,7 +75,8 @@ impl Responder for Conversation {
         cancel: &AtomicBool,
         emit: &mut dyn FnMut(&str) -> io::Result<()>,
     ) -> Result<Answer, ChatError> {
-        let prompt = self.prompt(messages)?;
+        let model = self.session.executor().model();
+        let prompt = prompt_ids(model, &self.template, messages)?;
         generate(&mut self.session, &prompt, settings, cancel, emit)
     }
 

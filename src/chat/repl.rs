@@ -59,6 +59,11 @@ impl<R: Responder> Repl<R> {
         }
     }
 
+    /// What answers.
+    pub const fn responder(&self) -> &R {
+        &self.responder
+    }
+
     /// The sum over all answers, if there was one.
     pub fn total(&self) -> Option<&Stats> {
         self.total.as_ref()

@@ -57,7 +57,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let mut options = args.context.options(&args.threads, model.config().context);
     args.speculation.make_room(&mut options, &interrupt)?;
     let mut session = Session::new(model, options)?;
-    args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
+    let costs = args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
     let system = args.system_prompt.clone();
     let responder = Conversation::new(session)?;
@@ -77,6 +77,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     } else {
         repl.run(&mut Piped(io::stdin().lock()), &mut screen)
     };
+    if let Some(costs) = costs {
+        costs.keep(repl.responder().session());
+    }
     let total = repl.total().map(|total| total.clone().with_mode(args.speculation.spec.name()));
     finish(args.generate.stats, total.as_ref())?;
     outcome

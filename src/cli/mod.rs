@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
+mod acceptance;
 mod args;
 mod baseline;
 mod bench;
@@ -94,6 +95,7 @@ enum Command {
     Catalog(compliance::CatalogArgs),
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
+    Acceptance(acceptance::AcceptanceArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -145,6 +147,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Catalog(args) => compliance::run_catalog(&args),
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Acceptance(args) => acceptance::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,7 +63,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut options = args.context.options(&args.threads, model.config().context);
     args.speculation.make_room(&mut options, &interrupt)?;
     let mut session = Session::new(model.clone(), options)?;
-    args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
+    let costs = args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
     let tokenizer = model.tokenizer()?;
     let mut ids = tokenizer.encode(&prompt, ParseSpecial::Yes);
@@ -77,6 +77,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         out.flush()
     };
     let answer = generate(&mut session, &ids, &settings, interrupt.flag(), &mut emit);
+    if let Some(costs) = costs {
+        costs.keep(&session);
+    }
     writeln!(out)?;
     let stats = answer?.stats.with_mode(args.speculation.spec.name());
     if stats.stop_reason == StopReason::ContextFull {

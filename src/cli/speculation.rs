@@ -64,7 +64,8 @@ impl SpecMode {
 }
 
 impl SpecArgs {
-    /// Lets `session` draft as the arguments say.
+    /// Lets `session` draft as the arguments say. What it learns of costs is for the caller to
+    /// [keep](KnownCosts::keep) in the end.
     ///
     /// # Errors
     /// Arguments that make no sense together, and a corpus or a draft model that cannot be used.
@@ -73,10 +74,10 @@ impl SpecArgs {
         session: &mut Session,
         weights: &WeightArgs,
         interrupt: &Interrupt,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<KnownCosts>> {
         self.check()?;
         if self.spec == SpecMode::Off {
-            return Ok(());
+            return Ok(None);
         }
         let target = session.executor().model().clone();
         let options = session.executor().options().clone();
@@ -84,8 +85,9 @@ impl SpecArgs {
             Some(name) => Some(self.draft(name, &target, &options, weights, interrupt)?),
             None => None,
         };
-        let costs = costs(session, draft.as_mut())?;
-        let length = Length::Auto { costs, most: usize::try_from(self.draft_max)? };
+        let known = KnownCosts::of(session, draft.as_mut())?;
+        let length =
+            Length::Auto { costs: known.costs.clone(), most: usize::try_from(self.draft_max)? };
         let mut drafters: Vec<Box<dyn Drafter>> = Vec::new();
         if self.spec != SpecMode::Draft {
             drafters.push(Box::new(Lookup::new(&self.corpora(&target)?)));
@@ -94,7 +96,7 @@ impl SpecArgs {
             drafters.push(Box::new(draft));
         }
         session.speculate(Some(Speculation::new(drafters, length)));
-        Ok(())
+        Ok(Some(known))
     }
 
     /// Takes what the draft model needs off the memory that the target may use.
@@ -159,23 +161,54 @@ impl SpecArgs {
     }
 }
 
-/// What passes cost on this machine: as was measured before with the same files, threads and
-/// program, or measured now.
-fn costs(session: &mut Session, draft: Option<&mut DraftModel>) -> anyhow::Result<PassCosts> {
-    let file = key(session, draft.as_deref())
-        .and_then(|key| Some(cache_folder()?.join("passes").join(format!("{key}.json"))));
-    if let Some(known) = file.as_deref().and_then(read_costs) {
-        return Ok(known);
+/// What passes cost on this machine, and the file where that is kept.
+#[derive(Debug)]
+pub struct KnownCosts {
+    costs: PassCosts,
+    /// `None` where there is no folder to keep it in.
+    file: Option<PathBuf>,
+}
+
+impl KnownCosts {
+    /// As was measured before with the same files, threads and program, or measured now.
+    fn of(session: &mut Session, draft: Option<&mut DraftModel>) -> anyhow::Result<Self> {
+        let file = key(session, draft.as_deref())
+            .and_then(|key| Some(cache_folder()?.join("passes").join(format!("{key}.json"))));
+        if let Some(costs) = file.as_deref().and_then(read_costs) {
+            return Ok(Self { costs, file });
+        }
+        let draft = draft.map(DraftModel::executor);
+        let costs = PassCosts::measure(session.idle_executor(), draft)?;
+        let known = Self { costs, file };
+        // What was measured while others used the machine is good for this once.
+        if known.costs.is_steady() {
+            known.write(&known.costs);
+        }
+        Ok(known)
     }
-    let draft = draft.map(DraftModel::executor);
-    let costs = PassCosts::measure(session.idle_executor(), draft)?;
-    if let Some(file) = file {
+
+    /// Keeps what `session` has learned since, if that is another picture.
+    pub fn keep(&self, session: &Session) {
+        /// Fewer passes may all have been disturbed.
+        const PASSES_MIN: u64 = 32;
+        /// The least factor between two ratios of costs that changes decisions much.
+        const FACTOR_MIN: f64 = 1.1;
+        let Some(speculation) = session.speculation() else { return };
+        let enough = speculation.stats().passes >= PASSES_MIN;
+        if let Some(learned) = speculation.costs().filter(|_| enough)
+            && learned.is_sound()
+            && learned.disagreement(&self.costs) > FACTOR_MIN
+        {
+            self.write(learned);
+        }
+    }
+
+    fn write(&self, costs: &PassCosts) {
         // It can be measured again; a cache that cannot be written costs a moment each time.
-        if let Err(error) = write_costs(&file, &costs) {
+        if let Some(Err(error)) = self.file.as_deref().map(|file| write_costs(file, costs)) {
             tracing::debug!("pass costs are not kept: {error}");
         }
     }
-    Ok(costs)
 }
 
 fn read_costs(file: &Path) -> Option<PassCosts> {
@@ -207,7 +240,7 @@ fn key(session: &Session, draft: Option<&DraftModel>) -> Option<String> {
     part(&format!("{} {}", options.threads, options.threads_batch));
     part(&format!("{} {}", options.cache_k, options.cache_v));
     // Passes that read weights from disk cost something else.
-    part(&executor.residency().stream_bytes.to_string());
+    part(&format!("{:?} {}", options.ram, executor.streamed_file().is_some()));
     for model in std::iter::once(executor.model()).chain(draft.map(DraftModel::model)) {
         let path = fs::canonicalize(model.path()).ok()?;
         let meta = fs::metadata(&path).ok()?;
@@ -221,4 +254,40 @@ fn key(session: &Session, draft: Option<&DraftModel>) -> Option<String> {
         write!(name, "{byte:02x}").ok()?;
     }
     Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use aios_engine::{Limits, PassCurve, SamplerOptions};
+
+    use super::*;
+
+    #[test]
+    fn what_was_learned_is_kept_if_it_is_another_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("passes").join("x.json");
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models");
+        let model = Model::load(&models.join("micro-llama-q4km.gguf")).unwrap();
+        let mut session = Session::new(model, ExecutorOptions::new(128)).unwrap();
+        // A micro model's passes take less than a millisecond, and many tokens do not cost less.
+        let wrong = PassCurve::new(vec![(1, 1000.0), (16, 1000.0)]).unwrap();
+        let costs = PassCosts::known(wrong, None);
+        let known = KnownCosts { costs: costs.clone(), file: Some(file.clone()) };
+        let mut answer = |tokens, drafters: Vec<Box<dyn Drafter>>| {
+            let length = Length::Auto { costs: costs.clone(), most: 3 };
+            session.speculate(Some(Speculation::new(drafters, length)));
+            let limits = Limits { max_tokens: Some(tokens), ignore_eos: true, ..Limits::default() };
+            let mut answer = session.generate(&[1, 2], SamplerOptions::greedy(), limits).unwrap();
+            let never = AtomicBool::new(false);
+            while answer.next_text(&never).unwrap().is_some() {}
+            known.keep(&session);
+            read_costs(&file)
+        };
+        assert_eq!(answer(10, vec![]), None, "too few passes");
+        // Passes of one token became cheaper than those of many were said to be.
+        let kept = answer(100, vec![]).unwrap();
+        assert!(kept.disagreement(&costs) > 1.1, "{kept:?}");
+    }
 }

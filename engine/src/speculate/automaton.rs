@@ -37,6 +37,8 @@ pub(super) struct Match {
     pub len: usize,
     /// The index of the token that followed it.
     pub next: usize,
+    /// Whether different tokens followed it at different places.
+    pub several: bool,
 }
 
 /// The automaton of a text.
@@ -115,9 +117,8 @@ impl Automaton {
     /// Keeps what the text's suffixes knew of earlier places, then notes the present one.
     fn note(&mut self, end: u32) {
         let mut at = self.states[self.last as usize].link;
-        let known = &self.states[at as usize];
-        self.repeated =
-            (at != ROOT).then_some(Match { len: known.len as usize, next: known.end as usize });
+        let State { len, end: next, .. } = self.states[at as usize];
+        self.repeated = (at != ROOT).then_some(self.found(len, next, at));
         for _ in 0..NOTED {
             if at == ROOT || at == NONE {
                 break;
@@ -126,6 +127,13 @@ impl Automaton {
             state.end = end;
             at = state.link;
         }
+    }
+
+    /// A run of `len` tokens that is of the state `at` and was last seen before `next`.
+    fn found(&self, len: u32, next: u32, at: u32) -> Match {
+        let edge = self.states[at as usize].edges;
+        let several = edge != NONE && self.edges[edge as usize].next != NONE;
+        Match { len: len as usize, next: next as usize, several }
     }
 
     /// Divides `target`: runs of at most `len` tokens, which also end elsewhere, get a state of
@@ -195,8 +203,8 @@ impl Cursor {
 
     /// Where the suffix stood, unless it is empty.
     pub(super) fn found(&self, automaton: &Automaton) -> Option<Match> {
-        let next = automaton.states[self.state as usize].end as usize;
-        (self.len > 0).then_some(Match { len: self.len as usize, next })
+        let next = automaton.states[self.state as usize].end;
+        (self.len > 0).then(|| automaton.found(self.len, next, self.state))
     }
 }
 
@@ -212,6 +220,14 @@ mod tests {
             .rev()
             .find(|&len| (len..n).any(|end| text[end - len..end] == text[n - len..]))
             .unwrap_or(0)
+    }
+
+    /// Whether different tokens follow the last `len` tokens of `text` where they stand before.
+    fn follow_differently(text: &[u32], len: usize) -> bool {
+        let end = &text[text.len() - len..];
+        let places = (len..text.len()).filter(|&next| &text[next - len..next] == end);
+        let follow: std::collections::HashSet<u32> = places.map(|next| text[next]).collect();
+        follow.len() > 1
     }
 
     /// The longest suffix of `other` that stands in `text`.
@@ -234,9 +250,10 @@ mod tests {
                 automaton.push(token);
                 let found = automaton.repeated();
                 prop_assert_eq!(found.map_or(0, |m| m.len), longest_repeated(&text[..=i]));
-                if let Some(Match { len, next }) = found {
+                if let Some(Match { len, next, several }) = found {
                     prop_assert!(next <= i && next >= len);
                     prop_assert_eq!(&text[next - len..next], &text[i + 1 - len..=i]);
+                    prop_assert_eq!(several, follow_differently(&text[..=i], len));
                 }
             }
             let mut cursor = Cursor::default();
@@ -244,7 +261,7 @@ mod tests {
                 cursor.push(&automaton, token);
                 let found = cursor.found(&automaton);
                 prop_assert_eq!(found.map_or(0, |m| m.len), longest_contained(&text, &other[..=i]));
-                if let Some(Match { len, next }) = found {
+                if let Some(Match { len, next, .. }) = found {
                     prop_assert_eq!(&text[next - len..next], &other[i + 1 - len..=i]);
                 }
             }
@@ -265,8 +282,8 @@ mod tests {
     #[test]
     fn the_latest_place_is_known() {
         let automaton = Automaton::of(&[1, 2, 3, 9, 1, 2, 4, 9, 1, 2]);
-        assert_eq!(automaton.repeated(), Some(Match { len: 3, next: 6 }));
+        assert_eq!(automaton.repeated(), Some(Match { len: 3, next: 6, several: false }));
         let automaton = Automaton::of(&[1, 2, 3, 8, 1, 2, 4, 9, 1, 2]);
-        assert_eq!(automaton.repeated(), Some(Match { len: 2, next: 6 }));
+        assert_eq!(automaton.repeated(), Some(Match { len: 2, next: 6, several: true }));
     }
 }

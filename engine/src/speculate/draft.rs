@@ -1,6 +1,6 @@
 //! The draft model: a smaller model with the same vocabulary, which runs ahead of the target.
 
-use super::Target;
+use super::{Drafter, Kind, Target};
 use crate::error::EngineError;
 use crate::forward::{Executor, ExecutorOptions, Want};
 use crate::model::Model;
@@ -43,6 +43,8 @@ pub struct DraftModel {
     executor: Executor,
     /// The tokens in its cache.
     tokens: Vec<u32>,
+    /// Tokens of the text so far.
+    text_len: usize,
     logits: Vec<f32>,
 }
 
@@ -73,7 +75,7 @@ impl DraftModel {
     ) -> Result<Self, EngineError> {
         let context = options.context.min(draft.config().context.max(1));
         let executor = Executor::new(draft, ExecutorOptions { context, ..options })?;
-        Ok(Self { executor, tokens: Vec::new(), logits: Vec::new() })
+        Ok(Self { executor, tokens: Vec::new(), text_len: 0, logits: Vec::new() })
     }
 
     /// The model.
@@ -88,19 +90,66 @@ impl DraftModel {
         &mut self.executor
     }
 
-    /// Bytes read since the last [`Self::reset_ledger`].
-    pub(super) fn bytes(&self) -> PhaseBytes {
-        self.executor.ledger().phase(Phase::Draft)
+    /// The tokens of `history` that are in its cache and need not be read; its last token always
+    /// is, since the logits behind it are needed.
+    fn shared(&self, history: &[u32]) -> usize {
+        let shared = self.tokens.iter().zip(history).take_while(|(a, b)| a == b).count();
+        shared.min(history.len().saturating_sub(1))
     }
 
-    pub(super) fn reset_ledger(&mut self) {
-        self.executor.reset_ledger();
+    /// Runs what `history` has beyond the cache, and keeps the logits of its end.
+    fn follow(&mut self, history: &[u32], cancel: &AtomicBool) -> Result<(), EngineError> {
+        let shared = self.shared(history);
+        self.tokens.truncate(shared);
+        self.executor.truncate(shared);
+        let new = &history[shared..];
+        let batch = self.executor.options().batch;
+        let passes = new.len().div_ceil(batch);
+        for (i, chunk) in new.chunks(batch).enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(EngineError::Cancelled);
+            }
+            let want = if i + 1 < passes { Want::None } else { Want::Last };
+            let logits = &mut self.logits;
+            self.executor.forward(chunk, Phase::Draft, want, &mut |_, row| {
+                logits.clear();
+                logits.extend_from_slice(row);
+                Ok(())
+            })?;
+            self.tokens.extend_from_slice(chunk);
+        }
+        Ok(())
+    }
+}
+
+impl Drafter for DraftModel {
+    fn name(&self) -> &'static str {
+        "draft"
     }
 
-    /// Appends up to `most` tokens to `out`, which is empty: each is what the target's sampler
-    /// takes from the draft model's logits. `goes_on` is given the chance, as the draft model sees
-    /// it, that all tokens so far are the most likely ones, and says whether to draft another.
-    pub(super) fn draft(
+    fn restart(&mut self, history: &[u32]) {
+        self.text_len = history.len();
+    }
+
+    fn push(&mut self, _token: u32) {
+        self.text_len += 1;
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind { name: "draft model", first: 0.65, later: 0.7 }]
+    }
+
+    fn kind(&self) -> Option<usize> {
+        (self.text_len < self.executor.context()).then_some(0)
+    }
+
+    fn unread(&self, history: &[u32]) -> Option<usize> {
+        Some(history.len() - self.shared(history))
+    }
+
+    /// Each token is what the target's sampler takes from the draft model's logits. `goes_on` is
+    /// given the chance, as the draft model sees it, that all tokens so far are the most likely.
+    fn draft(
         &mut self,
         target: &mut Target<'_>,
         most: usize,
@@ -123,30 +172,12 @@ impl DraftModel {
         Ok(())
     }
 
-    /// Runs what `history` has beyond the cache, and keeps the logits of its end.
-    fn follow(&mut self, history: &[u32], cancel: &AtomicBool) -> Result<(), EngineError> {
-        let shared = self.tokens.iter().zip(history).take_while(|(a, b)| a == b).count();
-        // The last token is always computed, since its logits are needed.
-        let shared = shared.min(history.len() - 1);
-        self.tokens.truncate(shared);
-        self.executor.truncate(shared);
-        let new = &history[shared..];
-        let batch = self.executor.options().batch;
-        let passes = new.len().div_ceil(batch);
-        for (i, chunk) in new.chunks(batch).enumerate() {
-            if cancel.load(Ordering::Relaxed) {
-                return Err(EngineError::Cancelled);
-            }
-            let want = if i + 1 < passes { Want::None } else { Want::Last };
-            let logits = &mut self.logits;
-            self.executor.forward(chunk, Phase::Draft, want, &mut |_, row| {
-                logits.clear();
-                logits.extend_from_slice(row);
-                Ok(())
-            })?;
-            self.tokens.extend_from_slice(chunk);
-        }
-        Ok(())
+    fn bytes(&self) -> Option<PhaseBytes> {
+        Some(self.executor.ledger().phase(Phase::Draft))
+    }
+
+    fn forget_bytes(&mut self) {
+        self.executor.reset_ledger();
     }
 }
 

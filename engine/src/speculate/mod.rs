@@ -3,28 +3,28 @@
 //! sampler takes it.
 
 mod automaton;
+mod costs;
 mod draft;
 mod lookup;
 mod policy;
+mod replay;
+mod stats;
 #[cfg(test)]
 mod tests;
 
 use crate::error::EngineError;
-use crate::forward::{Executor, Want};
 use crate::sampler::Sampler;
-use aios_residency::{Phase, PhaseBytes};
-use policy::Acceptance;
-use serde::Serialize;
+use aios_residency::PhaseBytes;
+use policy::{Acceptance, Offer, Place};
 use std::fmt::Debug;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+pub use costs::{PASS_MAX, PassCosts, PassCurve};
 pub use draft::{DraftError, DraftModel};
 pub use lookup::Lookup;
-pub use policy::{PASS_MAX, PassCosts};
-
-/// Kinds of guesses of a drafter, by how sure they are.
-const KINDS: usize = 6;
+pub use replay::{Replayed, replay};
+pub use stats::{DrafterStats, KindStats, SpecStats};
 
 /// What a drafter is told of the target.
 #[derive(Debug)]
@@ -37,6 +37,17 @@ pub struct Target<'a> {
     pub banned: &'a [u32],
     /// Becomes true when the caller wants to stop.
     pub cancel: &'a AtomicBool,
+}
+
+/// Guesses of a drafter that are judged together.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its name in statistics.
+    pub name: &'static str,
+    /// The chance that the first token is right, before anything was seen.
+    pub first: f64,
+    /// The chance that a token after a right one is.
+    pub later: f64,
 }
 
 /// Proposes tokens.
@@ -54,17 +65,23 @@ pub trait Drafter: Debug + Send {
         let _ = token;
     }
 
-    /// How sure its next guess is, from 0 to 5; `None` if it has none.
-    fn sureness(&self) -> Option<usize>;
+    /// The kinds of its guesses; at least one.
+    fn kinds(&self) -> &'static [Kind];
+
+    /// The kind of its next guess, a place in [`Self::kinds`]; `None` if it has none.
+    fn kind(&self) -> Option<usize>;
 
     /// The first token of its guess, if that costs nothing to know.
     fn first(&self) -> Option<u32> {
         None
     }
 
-    /// The chance that a guess of some sureness is right, and that a token after a right one is,
-    /// before anything was seen.
-    fn prior(&self, sureness: usize) -> [f64; 2];
+    /// For a model: how many tokens of `history` it has to read before it knows the next. `None`
+    /// if drafting takes no time that counts.
+    fn unread(&self, history: &[u32]) -> Option<usize> {
+        let _ = history;
+        None
+    }
 
     /// Appends up to `most` tokens to `out`, which is empty. `goes_on` says whether another pays,
     /// given the chance that those so far are right, and their number.
@@ -88,86 +105,6 @@ pub trait Drafter: Debug + Send {
     fn forget_bytes(&mut self) {}
 }
 
-impl Drafter for Lookup {
-    fn name(&self) -> &'static str {
-        "lookup"
-    }
-
-    fn restart(&mut self, history: &[u32]) {
-        Lookup::restart(self, history);
-    }
-
-    fn push(&mut self, token: u32) {
-        Lookup::push(self, token);
-    }
-
-    fn sureness(&self) -> Option<usize> {
-        match self.matched() {
-            0 => None,
-            1 => Some(0),
-            2 => Some(1),
-            3 => Some(2),
-            4..=5 => Some(3),
-            6..=11 => Some(4),
-            _ => Some(5),
-        }
-    }
-
-    fn first(&self) -> Option<u32> {
-        let mut first = Vec::with_capacity(1);
-        Lookup::draft(self, 1, &mut first);
-        first.pop()
-    }
-
-    fn prior(&self, sureness: usize) -> [f64; 2] {
-        const FIRST: [f64; KINDS] = [0.1, 0.25, 0.4, 0.55, 0.7, 0.85];
-        [FIRST[sureness], 0.5 + 0.08 * sureness as f64]
-    }
-
-    fn draft(
-        &mut self,
-        _target: &mut Target<'_>,
-        most: usize,
-        _goes_on: &dyn Fn(f64, usize) -> bool,
-        out: &mut Vec<u32>,
-    ) -> Result<(), EngineError> {
-        Lookup::draft(self, most, out);
-        Ok(())
-    }
-}
-
-impl Drafter for DraftModel {
-    fn name(&self) -> &'static str {
-        "draft"
-    }
-
-    fn sureness(&self) -> Option<usize> {
-        Some(0)
-    }
-
-    fn prior(&self, _sureness: usize) -> [f64; 2] {
-        [0.65, 0.7]
-    }
-
-    fn draft(
-        &mut self,
-        target: &mut Target<'_>,
-        most: usize,
-        goes_on: &dyn Fn(f64, usize) -> bool,
-        out: &mut Vec<u32>,
-    ) -> Result<(), EngineError> {
-        DraftModel::draft(self, target, most, goes_on, out)
-    }
-
-    fn bytes(&self) -> Option<PhaseBytes> {
-        Some(DraftModel::bytes(self))
-    }
-
-    fn forget_bytes(&mut self) {
-        self.reset_ledger();
-    }
-}
-
 /// How many tokens are drafted at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Length {
@@ -186,85 +123,37 @@ pub enum Length {
 #[derive(Debug)]
 struct Entry {
     drafter: Box<dyn Drafter>,
-    /// By sureness.
-    acceptance: [Acceptance; KINDS],
+    /// By kind of guess.
+    acceptance: Vec<Acceptance>,
     /// Whether it has failed and is not asked again.
     given_up: bool,
+    /// What drafts would have saved that were not made because the drafter had too much to read.
+    forgone_ms: f64,
 }
 
-/// What was drafted and what became of it, since the answer began.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct SpecStats {
-    /// Tokens proposed.
-    pub drafted: u64,
-    /// Of these, tokens that the target took.
-    pub accepted: u64,
-    /// Passes of the target, with drafted tokens and without, the prompt's not counted.
-    pub passes: u64,
-    /// Tokens that these passes gave.
-    pub tokens: u64,
-    /// Passes by the number of tokens drafted for them, from none on.
-    pub lengths: Vec<u64>,
-    /// Tokens proposed and taken, by drafter.
-    pub drafters: Vec<DrafterStats>,
-    /// Time for drafting.
-    #[serde(rename = "draft_ms", serialize_with = "milliseconds")]
-    pub draft: Duration,
-    /// Time for passes that checked drafted tokens.
-    #[serde(rename = "verify_ms", serialize_with = "milliseconds")]
-    pub verify: Duration,
-    /// Why a drafter was given up, if one was.
-    pub failure: Option<String>,
-}
-
-/// What one drafter has done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DrafterStats {
-    /// Its name.
-    pub name: &'static str,
-    /// Tokens proposed.
-    pub drafted: u64,
-    /// Of these, tokens that the target took.
-    pub accepted: u64,
-}
-
-fn milliseconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64() * 1e3)
-}
-
-impl SpecStats {
-    /// The share of drafted tokens that were taken; `None` if there were none.
-    pub fn accept_rate(&self) -> Option<f64> {
-        (self.drafted > 0).then(|| self.accepted as f64 / self.drafted as f64)
+impl Entry {
+    fn new(drafter: Box<dyn Drafter>) -> Self {
+        let guess = |kind: &Kind| Acceptance::guess(kind.first, kind.later);
+        let acceptance = drafter.kinds().iter().map(guess).collect();
+        Self { drafter, acceptance, given_up: false, forgone_ms: 0.0 }
     }
 
-    /// Adds the account of a later answer.
-    pub fn add(&mut self, later: &Self) {
-        self.drafted += later.drafted;
-        self.accepted += later.accepted;
-        self.passes += later.passes;
-        self.tokens += later.tokens;
-        for (sum, count) in self.lengths.iter_mut().zip(&later.lengths) {
-            *sum += count;
-        }
-        for of in &later.drafters {
-            match self.drafters.iter_mut().find(|known| known.name == of.name) {
-                Some(known) => {
-                    known.drafted += of.drafted;
-                    known.accepted += of.accepted;
-                }
-                None => self.drafters.push(of.clone()),
-            }
-        }
-        self.draft += later.draft;
-        self.verify += later.verify;
-        self.failure = later.failure.clone().or(self.failure.take());
+    /// The kind of the next guess; `None` if there is none.
+    fn kind(&self) -> Option<usize> {
+        let last = self.acceptance.len().checked_sub(1)?;
+        (!self.given_up).then(|| self.drafter.kind()).flatten().map(|kind| kind.min(last))
     }
+}
 
-    /// Tokens that a pass gave; `None` if there was no pass.
-    pub fn tokens_per_pass(&self) -> Option<f64> {
-        (self.passes > 0).then(|| self.tokens as f64 / self.passes as f64)
-    }
+/// A draft that the next pass checks.
+#[derive(Clone, Copy, Debug)]
+struct Chosen {
+    entry: usize,
+    kind: usize,
+    /// The most tokens to draft.
+    most: usize,
+    /// Tokens a millisecond that it promises; 0 where lengths are fixed.
+    speed: f64,
 }
 
 /// Drafters, the choice among them, and the account of both.
@@ -272,27 +161,28 @@ impl SpecStats {
 pub struct Speculation {
     entries: Vec<Entry>,
     length: Length,
-    /// What each entry proposed first, or thought of, for the next pass: sureness and token.
+    /// What each entry thought of for the next pass: the kind of guess and its first token.
     thoughts: Vec<Option<(usize, u32)>>,
-    /// The entry whose draft the next pass checks, and its sureness.
-    chosen: Option<(usize, usize)>,
+    /// What the next pass checks.
+    chosen: Option<Chosen>,
+    /// Positions before the next pass.
+    depth: usize,
+    /// What drafting for the next pass has taken.
+    draft_ms: f64,
+    /// What was saved over passes without drafts since the answer began.
+    saved_ms: f64,
     stats: SpecStats,
 }
 
 impl Speculation {
     /// Speculation with `drafters`, of which the earlier is preferred where both promise the same.
     pub fn new(drafters: Vec<Box<dyn Drafter>>, length: Length) -> Self {
-        let entry = |drafter: Box<dyn Drafter>| {
-            let acceptance = std::array::from_fn(|sureness| {
-                let [first, later] = drafter.prior(sureness);
-                Acceptance::guess(first, later)
-            });
-            Entry { drafter, acceptance, given_up: false }
-        };
-        let entries: Vec<Entry> = drafters.into_iter().map(entry).collect();
+        let entries: Vec<Entry> = drafters.into_iter().map(Entry::new).collect();
         let thoughts = vec![None; entries.len()];
+        let stats = SpecStats::default();
+        let (depth, draft_ms, saved_ms) = (0, 0.0, 0.0);
         let mut speculation =
-            Self { entries, length, thoughts, chosen: None, stats: SpecStats::default() };
+            Self { entries, length, thoughts, chosen: None, depth, draft_ms, saved_ms, stats };
         speculation.reset_stats();
         speculation
     }
@@ -302,17 +192,36 @@ impl Speculation {
         &self.stats
     }
 
+    /// What passes cost, as far as it is known by now; `None` where lengths are fixed.
+    pub const fn costs(&self) -> Option<&PassCosts> {
+        match &self.length {
+            Length::Auto { costs, .. } => Some(costs),
+            Length::Fixed(_) => None,
+        }
+    }
+
     /// Bytes that the drafters have read since the answer began.
     pub fn bytes(&self) -> Vec<PhaseBytes> {
         self.entries.iter().filter_map(|entry| entry.drafter.bytes()).collect()
     }
 
     fn reset_stats(&mut self) {
-        let name =
-            |entry: &Entry| DrafterStats { name: entry.drafter.name(), drafted: 0, accepted: 0 };
+        let of = |kind: &Kind| KindStats {
+            name: kind.name,
+            guesses: 0,
+            right: 0,
+            drafted: 0,
+            accepted: 0,
+        };
+        let drafter = |entry: &Entry| DrafterStats {
+            name: entry.drafter.name(),
+            drafted: 0,
+            accepted: 0,
+            kinds: entry.drafter.kinds().iter().map(of).collect(),
+        };
         self.stats = SpecStats {
             lengths: vec![0; PASS_MAX],
-            drafters: self.entries.iter().map(name).collect(),
+            drafters: self.entries.iter().map(drafter).collect(),
             ..SpecStats::default()
         };
     }
@@ -322,8 +231,10 @@ impl Speculation {
         for entry in &mut self.entries {
             entry.drafter.restart(prompt);
             entry.drafter.forget_bytes();
+            entry.forgone_ms = 0.0;
         }
         self.chosen = None;
+        self.saved_ms = 0.0;
         self.reset_stats();
     }
 
@@ -345,81 +256,99 @@ impl Speculation {
         vocab: usize,
     ) -> Result<Vec<u32>, EngineError> {
         let started = Instant::now();
-        self.think();
+        for (thought, entry) in self.thoughts.iter_mut().zip(&self.entries) {
+            *thought = entry.kind().zip(entry.drafter.first());
+        }
+        (self.depth, self.draft_ms) = (target.history.len().saturating_sub(1), 0.0);
+        self.chosen = self.choose(target.history, room.min(PASS_MAX - 1));
+        let Some(chosen) = self.chosen else { return Ok(Vec::new()) };
+        let unread = self.entries[chosen.entry].drafter.unread(target.history);
+        let mut draft = self.ask(chosen, target)?;
+        // A drafter may know tokens that the target does not have.
+        draft.truncate(chosen.most);
+        let known = draft.iter().position(|&token| token as usize >= vocab);
+        draft.truncate(known.unwrap_or(draft.len()));
+        let elapsed = started.elapsed();
+        self.stats.draft += elapsed;
+        self.draft_ms = elapsed.as_secs_f64() * 1e3;
+        if let (Length::Auto { costs, .. }, Some(unread)) = (&mut self.length, unread) {
+            let expected = Place { costs, depth: self.depth }.draft(unread, draft.len());
+            costs.learn_draft(self.depth, self.draft_ms, expected);
+        }
+        Ok(draft)
+    }
+
+    /// What the chosen drafter proposes; nothing if it fails.
+    fn ask(&mut self, chosen: Chosen, target: &mut Target<'_>) -> Result<Vec<u32>, EngineError> {
         let mut draft = Vec::new();
-        let Some((index, sureness, most)) = self.choose(room.min(PASS_MAX - 1)) else {
-            self.chosen = None;
-            return Ok(draft);
-        };
-        self.chosen = Some((index, sureness));
-        let goes_on = self.goes_on(index, sureness);
-        let drafted = self.entries[index].drafter.draft(target, most, &*goes_on, &mut draft);
-        drop(goes_on);
-        match drafted {
+        let goes_on = self.goes_on(chosen);
+        let drafter = &mut self.entries[chosen.entry].drafter;
+        match drafter.draft(target, chosen.most, &*goes_on, &mut draft) {
             Ok(()) => {}
             Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
             Err(error) => {
                 self.stats.failure = Some(error.to_string());
-                self.entries[index].given_up = true;
+                self.entries[chosen.entry].given_up = true;
                 self.chosen = None;
                 draft.clear();
             }
         }
-        // A drafter may know tokens that the target does not have.
-        draft.truncate(most);
-        let known = draft.iter().position(|&token| token as usize >= vocab);
-        draft.truncate(known.unwrap_or(draft.len()));
-        self.stats.draft += started.elapsed();
         Ok(draft)
     }
 
-    fn think(&mut self) {
-        for (thought, entry) in self.thoughts.iter_mut().zip(&self.entries) {
-            *thought = entry.drafter.sureness().zip(entry.drafter.first());
-        }
-    }
-
-    /// What a drafted token costs, in milliseconds.
-    fn token_ms(entry: &Entry, costs: &PassCosts) -> f64 {
-        // Only models take time that counts.
-        if entry.drafter.bytes().is_some() { costs.draft_ms.unwrap_or(f64::MAX) } else { 0.0 }
-    }
-
-    /// The entry to ask, the sureness of its guess, and for how many tokens.
-    fn choose(&self, room: usize) -> Option<(usize, usize, usize)> {
-        let sure = |entry: &Entry| entry.drafter.sureness().map(|sure| sure.min(KINDS - 1));
-        let left = self.entries.iter().enumerate().filter(|(_, entry)| !entry.given_up);
-        let able = left.filter_map(|(index, entry)| Some((index, entry, sure(entry)?)));
-        match &self.length {
+    /// The drafter to ask for a pass after `history`, and for how many tokens.
+    fn choose(&mut self, history: &[u32], room: usize) -> Option<Chosen> {
+        let kinds: Vec<Option<usize>> = self.entries.iter().map(Entry::kind).collect();
+        let able = kinds.iter().enumerate().filter_map(|(entry, kind)| Some((entry, (*kind)?)));
+        let (costs, most) = match &self.length {
             Length::Fixed(most) => {
                 let most = room.min(*most);
-                able.map(|(index, _, sure)| (index, sure, most)).find(|_| most > 0)
+                let chosen = |(entry, kind)| Chosen { entry, kind, most, speed: 0.0 };
+                return able.map(chosen).find(|_| most > 0);
             }
-            Length::Auto { costs, most } => {
-                let mut best = None;
-                let mut best_speed = 0.0;
-                for (index, entry, sure) in able {
-                    let token_ms = Self::token_ms(entry, costs);
-                    let acceptance = &entry.acceptance[sure];
-                    let (length, speed) = acceptance.best(costs, token_ms, room.min(*most));
-                    if length > 0 && speed > best_speed {
-                        (best, best_speed) = (Some((index, sure, length)), speed);
-                    }
-                }
-                best
-            }
+            Length::Auto { costs, most } => (costs, room.min(*most)),
+        };
+        let place = Place { costs, depth: self.depth };
+        let mut offers = vec![Offer::plain(&place)];
+        for (index, kind) in able {
+            let entry = &self.entries[index];
+            let chances = entry.acceptance[kind].chances();
+            // As if it had read everything: whether it should is looked at below.
+            let unread = entry.drafter.unread(history).map(|unread| unread.min(1));
+            offers.extend(Offer::of(index, chances, &place, unread, most));
         }
+        let ahead = self.saved_ms > 0.0;
+        let mut best = Offer::best(&offers, ahead)?;
+        while let Some(index) = best.entry {
+            let entry = &mut self.entries[index];
+            let catch_up = entry.drafter.unread(history).map_or(0.0, |all| place.catch_up(all));
+            offers.retain(|offer| offer.entry != Some(index));
+            let other = Offer::best(&offers, ahead)?;
+            // Reading is worth it once what it would have saved so far has come to what it takes:
+            // then it costs at most twice what was best, however long the answer turns out.
+            let gain = (best.tokens / other.speed() - best.ms).max(0.0);
+            if entry.forgone_ms + gain >= catch_up {
+                entry.forgone_ms = 0.0;
+                let kind = kinds[index]?;
+                let (most, speed) = (best.drafted, best.speed());
+                return Some(Chosen { entry: index, kind, most, speed });
+            }
+            entry.forgone_ms += gain;
+            best = other;
+        }
+        None
     }
 
-    /// Whether another drafted token pays: the tokens it promises against the time it takes.
-    fn goes_on(&self, index: usize, sureness: usize) -> Box<dyn Fn(f64, usize) -> bool> {
+    /// Whether another drafted token pays: whether what it promises for the time it takes is no
+    /// less than what the whole draft does.
+    fn goes_on(&self, chosen: Chosen) -> Box<dyn Fn(f64, usize) -> bool> {
         let Length::Auto { costs, .. } = &self.length else { return Box::new(|_, _| true) };
-        let entry = &self.entries[index];
-        let [_, later] = entry.acceptance[sureness].chances();
-        let (token_ms, costs) = (Self::token_ms(entry, costs), costs.clone());
+        let [_, later] = self.entries[chosen.entry].acceptance[chosen.kind].chances();
+        let (costs, depth) = (costs.clone(), self.depth);
         Box::new(move |chance, drafted| {
-            let takes = token_ms + costs.pass(drafted + 2) - costs.pass(drafted + 1);
-            chance * later > takes / costs.pass(1)
+            let place = Place { costs: &costs, depth };
+            let takes = place.draft(1, 1) + place.pass(drafted + 1) - place.pass(drafted);
+            chance * later > takes * chosen.speed
         })
     }
 
@@ -427,24 +356,37 @@ impl Speculation {
     /// the target's own.
     pub(crate) fn learn(&mut self, drafted: usize, taken: &[u32], time: Duration) {
         let accepted = taken.len().saturating_sub(1);
-        for (entry, thought) in self.entries.iter_mut().zip(&self.thoughts) {
-            if let (Some((sureness, token)), Some(first)) = (thought, taken.first()) {
-                entry.acceptance[*sureness].add_first(token == first);
+        let thoughts = self.entries.iter_mut().zip(&self.thoughts).zip(&mut self.stats.drafters);
+        for ((entry, thought), stats) in thoughts {
+            if let (Some((kind, token)), Some(first)) = (thought, taken.first()) {
+                entry.acceptance[*kind].add_first(token == first);
+                stats.kinds[*kind].guesses += 1;
+                stats.kinds[*kind].right += u64::from(token == first);
             }
         }
-        if let Some((index, sureness)) = self.chosen.filter(|_| drafted > 0) {
-            let acceptance = &mut self.entries[index].acceptance[sureness];
-            if self.thoughts[index].is_none() {
+        if let Some(Chosen { entry, kind, .. }) = self.chosen.filter(|_| drafted > 0) {
+            let acceptance = &mut self.entries[entry].acceptance[kind];
+            if self.thoughts[entry].is_none() {
                 acceptance.add_first(accepted > 0);
             }
             acceptance.add_later(drafted, accepted);
-            let of = &mut self.stats.drafters[index];
-            of.drafted += drafted as u64;
-            of.accepted += accepted as u64;
+            let stats = &mut self.stats.drafters[entry];
+            let of_kind = &mut stats.kinds[kind];
+            for (sum, tokens) in [
+                (&mut stats.drafted, drafted),
+                (&mut stats.accepted, accepted),
+                (&mut of_kind.drafted, drafted),
+                (&mut of_kind.accepted, accepted),
+            ] {
+                *sum += tokens as u64;
+            }
             self.stats.verify += time;
         }
         if let Length::Auto { costs, .. } = &mut self.length {
-            costs.learn(1 + drafted, time.as_secs_f64() * 1e3);
+            let ms = time.as_secs_f64() * 1e3;
+            costs.target.learn(1 + drafted, self.depth, ms);
+            let plain = costs.target.at(1, self.depth);
+            self.saved_ms += taken.len() as f64 * plain - ms - self.draft_ms;
         }
         self.stats.drafted += drafted as u64;
         self.stats.accepted += accepted as u64;
@@ -453,71 +395,5 @@ impl Speculation {
         if let Some(count) = self.stats.lengths.get_mut(drafted) {
             *count += 1;
         }
-    }
-}
-
-impl PassCosts {
-    /// Times passes of `target`, and of `draft`, whose caches are empty afterwards.
-    ///
-    /// # Errors
-    /// Those of a pass.
-    pub fn measure(
-        target: &mut Executor,
-        draft: Option<&mut Executor>,
-    ) -> Result<Self, EngineError> {
-        /// Lengths that are timed; what lies between is taken to lie on a line.
-        const TIMED: [usize; 5] = [1, 2, 4, 8, 16];
-        const ROUNDS: usize = 4;
-        /// Passes that take seconds, such as those that read weights from disk, vary little.
-        const LONG: Duration = Duration::from_secs(10);
-        let fits = TIMED.into_iter().filter(|&tokens| tokens <= target.context());
-        let mut points: Vec<(usize, f64)> = fits.map(|tokens| (tokens, f64::INFINITY)).collect();
-        let mut draft_ms = draft.is_some().then_some(f64::INFINITY);
-        let mut draft = draft;
-        // Rounds over all lengths, so that a disturbance does not meet all passes of one.
-        let started = Instant::now();
-        for round in 0..ROUNDS {
-            if round > 0 && started.elapsed() > LONG {
-                break;
-            }
-            for (tokens, least) in &mut points {
-                *least = least.min(pass_ms(target, *tokens, Phase::Verify)?);
-            }
-            if let (Some(executor), Some(least)) = (&mut draft, &mut draft_ms) {
-                *least = least.min(pass_ms(executor, 1, Phase::Draft)?);
-            }
-        }
-        // A pass over more tokens cannot cost less; where it seems so, it was disturbed.
-        for i in 1..points.len() {
-            points[i].1 = points[i].1.max(points[i - 1].1);
-        }
-        let pass_ms = (1..=PASS_MAX).map(|tokens| between(&points, tokens)).collect();
-        Ok(Self { pass_ms, draft_ms })
-    }
-}
-
-/// Milliseconds of a pass over `tokens` tokens at the start of a text.
-fn pass_ms(executor: &mut Executor, tokens: usize, phase: Phase) -> Result<f64, EngineError> {
-    let vocab = u32::try_from(executor.model().config().vocab).unwrap_or(u32::MAX);
-    let ids: Vec<u32> = (0..vocab).cycle().take(tokens).collect();
-    executor.truncate(0);
-    let started = Instant::now();
-    executor.forward(&ids, phase, Want::All, &mut |_, _| Ok(()))?;
-    let elapsed = started.elapsed();
-    executor.truncate(0);
-    // A clock may be coarser than a tiny model's pass.
-    Ok((elapsed.as_secs_f64() * 1e3).max(1e-6))
-}
-
-/// The value at `at` on the line through `points`, the last one's beyond them.
-fn between(points: &[(usize, f64)], at: usize) -> f64 {
-    let next = points.iter().position(|&(x, _)| x >= at);
-    match next {
-        Some(0) => points[0].1,
-        Some(i) => {
-            let ((x0, y0), (x1, y1)) = (points[i - 1], points[i]);
-            y0 + (y1 - y0) * (at - x0) as f64 / (x1 - x0) as f64
-        }
-        None => points.last().map_or(1.0, |&(_, y)| y),
     }
 }

@@ -1,46 +1,11 @@
 //! How many tokens are worth drafting: from what passes cost on this machine, and from how often
-//! drafts of the same kind were right of late.
+//! guesses of the same kind were right of late.
 
-use serde::{Deserialize, Serialize};
+use super::costs::{PASS_MAX, PassCosts};
 
-/// The most tokens of a pass: drafted ones and the one before them.
-pub const PASS_MAX: usize = 16;
-
-/// Drafting has to promise this much more speed than a plain pass, so that errors of the estimates
-/// do not cost any.
-const WORTH: f64 = 1.02;
-
-/// What passes cost on this machine, in milliseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PassCosts {
-    /// A pass of the target over 1, 2, … [`PASS_MAX`] tokens.
-    pub pass_ms: Vec<f64>,
-    /// A token of the draft model; `None` without one.
-    pub draft_ms: Option<f64>,
-}
-
-impl PassCosts {
-    /// Whether every figure is there and of use.
-    pub fn is_sound(&self) -> bool {
-        let good = |ms: &f64| ms.is_finite() && *ms > 0.0;
-        self.pass_ms.len() == PASS_MAX
-            && self.pass_ms.iter().all(good)
-            && self.draft_ms.as_ref().is_none_or(good)
-    }
-
-    /// A pass over `tokens` tokens.
-    pub(super) fn pass(&self, tokens: usize) -> f64 {
-        self.pass_ms[tokens.clamp(1, PASS_MAX) - 1]
-    }
-
-    /// Learns from a pass that has just been timed. One that was disturbed has little say.
-    pub(super) fn learn(&mut self, tokens: usize, ms: f64) {
-        const WEIGHT: f64 = 0.05;
-        let known = &mut self.pass_ms[tokens.clamp(1, PASS_MAX) - 1];
-        *known += WEIGHT * (ms.clamp(0.5 * *known, 2.0 * *known) - *known);
-    }
-}
+/// The share of its speed that a pass gives for fewer bytes a token. Bytes are what this program
+/// is about, and near the best length the speed hardly depends on it.
+const GIVEN: f64 = 0.05;
 
 /// How often something was right of late.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +17,7 @@ struct Rate {
 impl Rate {
     /// As if `rate` had been seen in a few trials.
     const fn guess(rate: f64) -> Self {
-        const TRIALS: f64 = 4.0;
+        const TRIALS: f64 = 8.0;
         Self { right: rate * TRIALS, tried: TRIALS }
     }
 
@@ -99,31 +64,108 @@ impl Acceptance {
     pub(super) fn chances(&self) -> [f64; 2] {
         [self.first.value(), self.later.value()]
     }
+}
 
-    /// The number of tokens to draft, at most `most`, for the most tokens a millisecond; and that
-    /// number of tokens a millisecond. `draft_ms` is what a drafted token costs.
-    pub(super) fn best(&self, costs: &PassCosts, draft_ms: f64, most: usize) -> (usize, f64) {
-        let [mut chance, later] = self.chances();
-        let plain = 1.0 / costs.pass(1);
-        let (mut best, mut tokens) = ((0, plain * WORTH), 1.0);
-        for drafted in 1..=most.min(PASS_MAX - 1) {
+/// Where a pass begins, and what passes cost there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub costs: &'a PassCosts,
+    /// Positions before the pass.
+    pub depth: usize,
+}
+
+impl Place<'_> {
+    /// A pass of the target over the last token and `drafted` others.
+    pub(super) fn pass(&self, drafted: usize) -> f64 {
+        self.costs.target.at(1 + drafted, self.depth)
+    }
+
+    /// What the draft model takes for `drafted` tokens, if it has to read `unread` tokens before
+    /// it knows the first.
+    pub(super) fn draft(&self, unread: usize, drafted: usize) -> f64 {
+        let Some(curve) = self.costs.draft.as_ref().filter(|_| drafted > 0) else { return 0.0 };
+        let first = curve.at(unread.max(1), self.depth.saturating_sub(unread));
+        first + (drafted - 1) as f64 * curve.at(1, self.depth)
+    }
+
+    /// What it costs the draft model that it has to read more than one token.
+    pub(super) fn catch_up(&self, unread: usize) -> f64 {
+        (self.draft(unread, 1) - self.draft(1, 1)).max(0.0)
+    }
+}
+
+/// What a pass over a draft promises.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Offer {
+    /// The drafter's number; `None` for a pass without a draft.
+    pub entry: Option<usize>,
+    /// Tokens drafted.
+    pub drafted: usize,
+    /// Tokens that it gives, one at least.
+    pub tokens: f64,
+    /// What it takes, the draft included.
+    pub ms: f64,
+}
+
+impl Offer {
+    /// A pass without a draft.
+    pub(super) fn plain(place: &Place<'_>) -> Self {
+        Self { entry: None, drafted: 0, tokens: 1.0, ms: place.pass(0) }
+    }
+
+    /// What drafts of 1, 2, … at most `most` tokens promise. `unread` is for a draft model.
+    pub(super) fn of(
+        entry: usize,
+        chances: [f64; 2],
+        place: &Place<'_>,
+        unread: Option<usize>,
+        most: usize,
+    ) -> impl Iterator<Item = Self> {
+        let [first, later] = chances;
+        let (mut chance, mut tokens) = (first, 1.0);
+        (1..=most.min(PASS_MAX - 1)).map(move |drafted| {
             tokens += chance;
             chance *= later;
-            let speed = tokens / (costs.pass(1 + drafted) + drafted as f64 * draft_ms);
-            if speed > best.1 {
-                best = (drafted, speed);
-            }
-        }
-        best
+            let draft = unread.map_or(0.0, |unread| place.draft(unread, drafted));
+            Self { entry: Some(entry), drafted, tokens, ms: place.pass(drafted) + draft }
+        })
+    }
+
+    /// Tokens a millisecond.
+    pub(super) fn speed(&self) -> f64 {
+        self.tokens / self.ms
+    }
+
+    /// The one of `offers` to take: of those that are nearly as fast as the fastest, the one with
+    /// the most tokens a pass, which reads the fewest bytes. It may be slower than a pass without
+    /// a draft only where time was saved before (`ahead`).
+    pub(super) fn best(offers: &[Self], ahead: bool) -> Option<Self> {
+        let fastest = offers.iter().map(Self::speed).fold(0.0, f64::max);
+        let plain = offers.iter().find(|offer| offer.entry.is_none()).map_or(0.0, Self::speed);
+        let given = fastest * (1.0 - GIVEN);
+        let floor = if ahead { given } else { given.max(plain) };
+        let fit = offers.iter().filter(|offer| offer.speed() >= floor);
+        // The first of equals: without a draft, then the drafter that is preferred.
+        fit.copied().reduce(|best, next| if next.tokens > best.tokens { next } else { best })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::costs::PassCurve;
     use super::*;
 
     fn costs(of: impl Fn(f64) -> f64) -> PassCosts {
-        PassCosts { pass_ms: (1..=16).map(|n| of(f64::from(n))).collect(), draft_ms: Some(1.0) }
+        let points = (1..=16_u8).map(|n| (usize::from(n), of(f64::from(n)))).collect();
+        let draft = PassCurve::new(vec![(1, 1.0), (16, 4.0), (64, 16.0)]);
+        PassCosts::known(PassCurve::new(points).expect("a curve"), draft)
+    }
+
+    fn length(seen: Acceptance, costs: &PassCosts, unread: Option<usize>, most: usize) -> usize {
+        let place = Place { costs, depth: 100 };
+        let offers = Offer::of(0, seen.chances(), &place, unread, most);
+        let all: Vec<Offer> = std::iter::once(Offer::plain(&place)).chain(offers).collect();
+        Offer::best(&all, false).expect("an offer").drafted
     }
 
     #[test]
@@ -133,15 +175,36 @@ mod tests {
         let gentle = costs(|n| 9.0 + n);
         let sure = Acceptance::guess(1.0, 1.0);
         let never = Acceptance::guess(0.0, 0.0);
-        assert_eq!(sure.best(&flat, 0.0, 99).0, 15);
-        assert_eq!(sure.best(&flat, 0.0, 3).0, 3);
-        assert_eq!(sure.best(&steep, 0.0, 99).0, 0);
-        assert_eq!(never.best(&flat, 0.0, 99).0, 0);
-        let half = Acceptance::guess(0.5, 0.5).best(&gentle, 0.0, 99).0;
-        let most = Acceptance::guess(0.9, 0.9).best(&gentle, 0.0, 99).0;
+        assert_eq!(length(sure, &flat, None, 99), 15);
+        assert_eq!(length(sure, &flat, None, 3), 3);
+        assert_eq!(length(Acceptance::guess(0.9, 0.9), &steep, None, 99), 0);
+        assert_eq!(length(never, &flat, None, 99), 0);
+        let half = length(Acceptance::guess(0.5, 0.5), &gentle, None, 99);
+        let most = length(Acceptance::guess(0.9, 0.9), &gentle, None, 99);
         assert!(0 < half && half < most && most < 15, "{half} {most}");
         // A draft model that costs as much as the target never pays.
-        assert_eq!(sure.best(&flat, 10.0, 99).0, 0);
+        let slow = PassCosts { draft: PassCurve::new(vec![(1, 10.0)]), ..flat.clone() };
+        assert_eq!(length(Acceptance::guess(0.95, 0.95), &slow, Some(1), 99), 0);
+        // Nor does one that has a long text to read first.
+        let model = Acceptance::guess(0.65, 0.7);
+        assert!(length(model, &flat, Some(1), 99) > 0);
+        assert_eq!(length(model, &flat, Some(90), 99), 0);
+    }
+
+    #[test]
+    fn a_little_speed_is_given_for_bytes_but_not_what_was_not_saved() {
+        let offer = |drafted: usize, tokens: f64, ms: f64| {
+            let entry = (drafted > 0).then_some(0);
+            Offer { entry, drafted, tokens, ms }
+        };
+        let near = [offer(0, 1.0, 10.0), offer(1, 1.5, 11.0), offer(2, 1.8, 13.4)];
+        assert_eq!(Offer::best(&near, false).map(|best| best.drafted), Some(2));
+        let far = [offer(0, 1.0, 10.0), offer(1, 1.5, 11.0), offer(2, 1.8, 14.5)];
+        assert_eq!(Offer::best(&far, false).map(|best| best.drafted), Some(1));
+        let slower = [offer(0, 1.0, 10.0), offer(1, 1.2, 12.3)];
+        assert_eq!(Offer::best(&slower, false).map(|best| best.drafted), Some(0));
+        assert_eq!(Offer::best(&slower, true).map(|best| best.drafted), Some(1));
+        assert_eq!(Offer::best(&[], true), None);
     }
 
     #[test]
@@ -151,7 +214,7 @@ mod tests {
             seen.add_first(true);
             seen.add_later(4, 4);
         }
-        assert!(seen.chances().iter().all(|chance| *chance > 0.9));
+        assert!(seen.chances().iter().all(|chance| *chance > 0.85));
         for _ in 0..50 {
             seen.add_first(false);
             seen.add_later(4, 1);
@@ -161,21 +224,5 @@ mod tests {
         let before = seen.chances()[1];
         seen.add_later(4, 0);
         assert_eq!(seen.chances()[1].to_bits(), before.to_bits());
-    }
-
-    #[test]
-    fn costs_follow_what_is_timed_but_not_a_disturbance() {
-        let mut known = costs(|n| 9.0 + n);
-        assert!(known.is_sound());
-        for _ in 0..100 {
-            known.learn(4, 20.0);
-        }
-        assert!((known.pass(4) - 20.0).abs() < 0.1);
-        known.learn(1, 1e9);
-        assert!(known.pass(1) < 10.6);
-        known.pass_ms[3] = f64::NAN;
-        assert!(!known.is_sound());
-        known.pass_ms.clear();
-        assert!(!known.is_sound());
     }
 }

@@ -4,6 +4,7 @@ use crate::model::Model;
 use crate::sampler::SamplerOptions;
 use crate::session::{GenerationStats, Limits, Session, StopReason};
 use aios_kernels::CacheType;
+use aios_residency::Phase;
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,12 +36,12 @@ impl Drafter for Hostile {
         "hostile"
     }
 
-    fn sureness(&self) -> Option<usize> {
-        Some(usize::MAX)
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind { name: "hostile", first: 0.9, later: 0.9 }]
     }
 
-    fn prior(&self, _sureness: usize) -> [f64; 2] {
-        [0.9, 0.9]
+    fn kind(&self) -> Option<usize> {
+        Some(usize::MAX)
     }
 
     fn draft(
@@ -101,7 +102,8 @@ fn answer(
 
 /// Costs under which drafting pays.
 fn flat_costs() -> PassCosts {
-    PassCosts { pass_ms: (0..16).map(|n| 10.0 + f64::from(n)).collect(), draft_ms: Some(0.1) }
+    let curve = |first, last| PassCurve::new(vec![(1, first), (16, last)]);
+    PassCosts::known(curve(10.0, 25.0).expect("a curve"), curve(0.1, 0.3))
 }
 
 fn lengths() -> impl Strategy<Value = Length> {
@@ -266,7 +268,8 @@ fn costs_are_measured_and_leave_no_trace() {
     let before = answer(&mut session, &[5, 6], SamplerOptions::greedy(), &limits).0;
     let costs = PassCosts::measure(session.idle_executor(), None).expect("costs");
     assert!(costs.is_sound());
-    assert!(costs.pass_ms.windows(2).all(|pair| pair[0] <= pair[1]));
+    assert!((1..PASS_MAX).all(|n| costs.target.at(n, 0) <= costs.target.at(n + 1, 0)));
+    assert!(costs.draft.is_none() && costs.apart >= 0.0);
     assert_eq!(answer(&mut session, &[5, 6], SamplerOptions::greedy(), &limits).0, before);
     let tiny = self::session(&model, 3).idle_executor().context();
     assert_eq!(tiny, 3);
@@ -308,4 +311,67 @@ fn a_smaller_cache_type_is_exact_too() {
     let drafters: Vec<Box<dyn Drafter>> = vec![Box::new(Lookup::default())];
     session.speculate(Some(Speculation::new(drafters, Length::Fixed(9))));
     assert_eq!(answer(&mut session, &[7; 20], sampling, &limits).0, ids);
+}
+
+/// A model that always knows, and that has so much to read before it can say so.
+#[derive(Debug)]
+struct Unread {
+    all: Vec<u32>,
+    tokens: usize,
+}
+
+impl Drafter for Unread {
+    fn name(&self) -> &'static str {
+        "unread"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind { name: "unread", first: 0.65, later: 0.7 }]
+    }
+
+    fn kind(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn unread(&self, _history: &[u32]) -> Option<usize> {
+        Some(self.tokens)
+    }
+
+    fn draft(
+        &mut self,
+        target: &mut Target<'_>,
+        most: usize,
+        _goes_on: &dyn Fn(f64, usize) -> bool,
+        out: &mut Vec<u32>,
+    ) -> Result<(), EngineError> {
+        self.tokens = 1;
+        let rest = self.all.get(target.history.len()..).unwrap_or_default();
+        out.extend(rest.iter().take(most));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_model_reads_what_it_missed_once_that_pays() {
+    // No token comes twice, so that only the model has guesses.
+    let prompt: Vec<u32> = (0..100).collect();
+    let answer: Vec<u32> = (100..300).collect();
+    let all = [&prompt[..], &answer].concat();
+    let curve = |first, last| PassCurve::new(vec![(1, first), (16, last)]);
+    let costs = PassCosts::known(curve(10.0, 25.0).expect("a curve"), curve(2.0, 32.0));
+    let passes = |tokens| {
+        let model = Unread { all: all.clone(), tokens };
+        let drafters: Vec<Box<dyn Drafter>> = vec![Box::new(Lookup::default()), Box::new(model)];
+        let length = Length::Auto { costs: costs.clone(), most: 15 };
+        let mut speculation = Speculation::new(drafters, length);
+        let stats = replay(&mut speculation, &prompt, &answer).expect("no failure").stats;
+        (stats.passes, stats.lengths[0])
+    };
+    let (at_once, plain) = passes(1);
+    assert!(at_once < 60 && plain <= 1, "{at_once} {plain}");
+    // 30 tokens take 60 ms, which a few milliseconds a pass come to after some passes.
+    let (later, plain) = passes(30);
+    assert!((5..40).contains(&plain) && later > at_once, "{later} {plain}");
+    // What would take longer than everything it could save is never read.
+    assert_eq!(passes(5000), (199, 199));
 }

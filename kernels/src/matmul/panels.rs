@@ -4,7 +4,8 @@
 //! For one activation row ("column") the plain loop is, block by block: unpack four weights of
 //! each row, multiply them with the column's four quants in one instruction, add. The departures
 //! from it:
-//! 1. Up to eight columns go together, so that an unpacked vector serves all of them.
+//! 1. Up to eight columns go together ([`Simd::COLUMNS`]), so that an unpacked vector serves all; they lie
+//!    interleaved ([`QuantRows`]), so that one address with constant distances reaches all.
 //! 2. A few panels stay in the cache while all groups of columns pass over them; with many
 //!    columns it is the group of columns that stays and larger runs of panels that pass.
 //! 3. Without 32-bit sums (`Simd::WIDE`), pair sums stay in 16 bits for as many additions as
@@ -12,7 +13,7 @@
 //!    are not registers enough for more than four columns.
 
 use super::Piece;
-use crate::act::{QuantRow, QuantRows};
+use crate::act::{Group, QuantRows, b32, b256};
 use crate::format::{self, Format32, Format256};
 use crate::panel::PANEL_ROWS;
 use crate::simd::{F32s, LANES, Simd, prefetch_second};
@@ -59,12 +60,28 @@ trait Multiply {
     /// Unpacks the weights of a panel's blocks, in their order, into vectors of four a row.
     fn unpack<S: Simd>(simd: S, panel: &[Self::Panel], out: &mut [[u8; 64]]);
 
-    /// The products with `C` columns. With `UNPACKED` the weights are taken from `weights`.
+    /// The products with a group of `C` columns, whose tiles are `x`. With `UNPACKED` the weights
+    /// are taken from `weights`.
     fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
         simd: S,
         weights: Weights<'_, Self::Panel>,
-        x: &[QuantRow<'_>; C],
+        x: &[i32],
     ) -> [S::F; C];
+}
+
+/// A tile of a group of `C` columns.
+type Tile<const C: usize, const WORDS: usize> = [[i32; C]; WORDS];
+
+/// The tiles of a group.
+#[inline(always)]
+fn tiles<const C: usize, const WORDS: usize>(x: &[i32]) -> &[Tile<C, WORDS>] {
+    x.as_chunks::<C>().0.as_chunks::<WORDS>().0
+}
+
+/// A float whose bits are a word, in all lanes.
+#[inline(always)]
+fn float<S: Simd>(simd: S, word: i32) -> S::F {
+    simd.splat(f32::from_bits(word.cast_unsigned()))
 }
 
 /// A panel's blocks.
@@ -103,32 +120,34 @@ fn panels<M: Multiply, S: Simd>(
             for (panel, out) in panels {
                 M::unpack(simd, format::blocks(panel), out);
             }
-            let out = Target { piece, panel_bytes, bytes, unpacked: scratch, row, first: 0 };
-            columns_of::<M, S, true>(simd, x, n, out);
+            let to = Target { piece, panel_bytes, bytes, unpacked: scratch, row };
+            columns_of::<M, S, true>(simd, x, to);
         } else {
-            let out = Target { piece, panel_bytes, bytes, unpacked: &[], row, first: 0 };
-            columns_of::<M, S, false>(simd, x, n, out);
+            let to = Target { piece, panel_bytes, bytes, unpacked: &[], row };
+            columns_of::<M, S, false>(simd, x, to);
         }
     }
 }
 
-/// All columns in groups of at most eight, or four without 32-bit sums.
+/// All columns, a group at a time.
 #[inline(always)]
 fn columns_of<M: Multiply, S: Simd, const UNPACKED: bool>(
     simd: S,
     x: &QuantRows,
-    n: usize,
-    out: Target<'_, '_>,
+    to: Target<'_, '_>,
 ) {
-    let mut first = 0;
-    while first < n {
-        let out = Target { first, ..out };
-        first += match n - first {
-            8.. if S::WIDE => columns::<M, S, 8, UNPACKED>(simd, x, out),
-            4.. => columns::<M, S, 4, UNPACKED>(simd, x, out),
-            2..=3 => columns::<M, S, 2, UNPACKED>(simd, x, out),
-            _ => columns::<M, S, 1, UNPACKED>(simd, x, out),
-        };
+    for group in x.groups() {
+        match group.width {
+            1 => columns::<M, S, 1, UNPACKED>(simd, &group, to),
+            2 => columns::<M, S, 2, UNPACKED>(simd, &group, to),
+            3 if S::COLUMNS >= 3 => columns::<M, S, 3, UNPACKED>(simd, &group, to),
+            4 if S::COLUMNS >= 4 => columns::<M, S, 4, UNPACKED>(simd, &group, to),
+            5 if S::COLUMNS >= 5 => columns::<M, S, 5, UNPACKED>(simd, &group, to),
+            6 if S::COLUMNS >= 6 => columns::<M, S, 6, UNPACKED>(simd, &group, to),
+            7 if S::COLUMNS >= 7 => columns::<M, S, 7, UNPACKED>(simd, &group, to),
+            8 if S::COLUMNS >= 8 => columns::<M, S, 8, UNPACKED>(simd, &group, to),
+            width => unreachable!("a group of {width} columns"),
+        }
     }
 }
 
@@ -137,42 +156,37 @@ pub(super) fn scratch_len<S: Simd>(_simd: S, n: usize, len: usize) -> usize {
     if S::WIDE || n < MANY { 0 } else { (len / 4).max(MANY_BYTES / 64 / (len / 4) * (len / 4)) }
 }
 
-/// Some panels, and which rows and columns of the result they give.
+/// Some panels, and which rows of the result they give.
 #[derive(Clone, Copy)]
 struct Target<'a, 'b> {
     piece: &'b Piece<'a, 'b>,
     panel_bytes: usize,
     bytes: &'b [u8],
     unpacked: &'b [[u8; 64]],
-    /// The first row within the piece, and the first column.
+    /// The first row within the piece.
     row: usize,
-    first: usize,
 }
 
-/// A run of panels against columns `first..first + C`; returns `C`.
+/// A run of panels against a group of `C` columns.
 #[inline(always)]
 fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
     simd: S,
-    x: &QuantRows,
+    group: &Group<'_>,
     to: Target<'_, '_>,
-) -> usize {
-    let mut columns = [x.row(to.first); C];
-    for (c, column) in columns.iter_mut().enumerate() {
-        *column = x.row(to.first + c);
-    }
+) {
     // One or two columns leave the processor's own prefetching time to keep up, and the columns
     // after the first ones find the panel in the cache.
-    let ahead = if C >= 4 && to.first == 0 { AHEAD } else { 0 };
+    let ahead = if C >= 3 && group.first == 0 { AHEAD } else { 0 };
     let words = to.piece.input.len / 4;
     let mut lanes: F32s = [0.0; LANES];
     for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {
         let unpacked = if UNPACKED { &to.unpacked[p * words..(p + 1) * words] } else { &[] };
         let weights = Weights { panel: format::blocks(panel), unpacked, ahead };
-        let sums = M::multiply::<S, C, UNPACKED>(simd, weights, &columns);
+        let sums = M::multiply::<S, C, UNPACKED>(simd, weights, group.tiles);
         let row = to.row + p * PANEL_ROWS;
         let rows = PANEL_ROWS.min(to.piece.rows - row);
         for (c, sum) in sums.into_iter().enumerate() {
-            let out = to.piece.out(to.first + c, row, rows);
+            let out = to.piece.out(group.first + c, row, rows);
             if let Some(whole) = out.first_chunk_mut() {
                 simd.store(sum, whole);
             } else {
@@ -181,7 +195,6 @@ fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
             }
         }
     }
-    C
 }
 
 /// Formats with blocks of 32.
@@ -215,51 +228,67 @@ impl<F: Format32> Multiply for Blocks32<F> {
     fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
         simd: S,
         weights: Weights<'_, F::Panel>,
-        x: &[QuantRow<'_>; C],
+        x: &[i32],
     ) -> [S::F; C] {
         let Weights { panel, unpacked, ahead } = weights;
-        const { assert!(8 % additions(F::SIGNED, F::MAX) == 0) };
-        let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
         let mut acc = [simd.splat(0.0); C];
-        for (b, panel) in panel.iter().enumerate() {
-            if ahead > 0 {
-                prefetch_second(panel, ahead);
-            }
-            let d = half(simd, F::scales(panel));
-            let mut sums = [simd.start(0); C];
-            let mut totals = [simd.splat_int(0); C];
-            let mut quads = [&[0; 8]; C];
-            for c in 0..C {
-                quads[c] = x[c].quads[8 * b..].first_chunk().expect("rows are whole blocks");
-                if offset != 0 {
-                    let start = x[c].negatives[b] << offset;
-                    sums[c] = simd.start(start);
-                    totals[c] = if S::WIDE { totals[c] } else { simd.splat_int(start) };
+        for (t, (x, panels)) in tiles(x).iter().zip(panel.chunks(8)).enumerate() {
+            for (j, panel) in panels.iter().enumerate() {
+                if ahead > 0 {
+                    prefetch_second(panel, ahead);
                 }
-            }
-            let ready = if UNPACKED { &unpacked.as_chunks::<8>().0[b] } else { &[[0; 64]; 8] };
-            for k in 0..8 {
-                let w = if UNPACKED { simd.load_bytes(&ready[k]) } else { F::quad(simd, panel, k) };
-                for c in 0..C {
-                    sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, quads[c][k]);
-                }
-                if !S::WIDE && (k + 1) % additions(F::SIGNED, F::MAX) == 0 {
-                    for c in 0..C {
-                        totals[c] = simd.add_int(totals[c], simd.sum(sums[c]));
-                        sums[c] = simd.start(0);
-                    }
-                }
-            }
-            for c in 0..C {
-                let total = if S::WIDE { simd.sum(sums[c]) } else { totals[c] };
-                let mut t = simd.mul(d, simd.int_to_float(total));
-                if F::HAS_MIN {
-                    t = simd.fma(half(simd, F::mins(panel)), simd.splat(x[c].floats[b]), t);
-                }
-                acc[c] = simd.fma(simd.splat(x[c].scales[b]), t, acc[c]);
+                let block = 8 * t + j;
+                let ready =
+                    if UNPACKED { &unpacked.as_chunks::<8>().0[block] } else { &[[0; 64]; 8] };
+                block32::<F, S, C, UNPACKED>(simd, panel, ready, x, j % 8, &mut acc);
             }
         }
         acc
+    }
+}
+
+/// Adds the products of 16 rows' blocks with block `j` of a tile.
+#[inline(always)]
+fn block32<F: Format32, S: Simd, const C: usize, const UNPACKED: bool>(
+    simd: S,
+    panel: &F::Panel,
+    ready: &[[u8; 64]; 8],
+    x: &Tile<C, { b32::WORDS }>,
+    j: usize,
+    acc: &mut [S::F; C],
+) {
+    const { assert!(8 % additions(F::SIGNED, F::MAX) == 0) };
+    let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
+    let d = half(simd, F::scales(panel));
+    let mut sums = [simd.start(0); C];
+    let mut totals = [simd.splat_int(0); C];
+    if offset != 0 {
+        for c in 0..C {
+            let start = times_power(x[b32::STARTS + j][c], offset - 4);
+            sums[c] = simd.start(start);
+            totals[c] = if S::WIDE { totals[c] } else { simd.splat_int(start) };
+        }
+    }
+    for k in 0..8 {
+        let w = if UNPACKED { simd.load_bytes(&ready[k]) } else { F::quad(simd, panel, k) };
+        for c in 0..C {
+            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[8 * j + k][c]);
+        }
+        if !S::WIDE && (k + 1) % additions(F::SIGNED, F::MAX) == 0 {
+            for c in 0..C {
+                totals[c] = simd.add_int(totals[c], simd.sum(sums[c]));
+                sums[c] = simd.start(0);
+            }
+        }
+    }
+    for c in 0..C {
+        let total = if S::WIDE { simd.sum(sums[c]) } else { totals[c] };
+        let mut t = simd.mul(d, simd.int_to_float(total));
+        if F::HAS_MIN {
+            let sum = float(simd, x[b32::FLOATS + j][c]);
+            t = simd.fma(half(simd, F::mins(panel)), sum, t);
+        }
+        acc[c] = simd.fma(float(simd, x[b32::SCALES + j][c]), t, acc[c]);
     }
 }
 
@@ -299,37 +328,33 @@ impl<F: Format256> Multiply for Blocks256<F> {
     fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
         simd: S,
         weights: Weights<'_, F::Panel>,
-        x: &[QuantRow<'_>; C],
+        x: &[i32],
     ) -> [S::F; C] {
         let Weights { panel, unpacked, ahead } = weights;
         let mut acc = [simd.splat(0.0); C];
-        for (b, panel) in panel.iter().enumerate() {
+        for (b, (x, panel)) in tiles(x).iter().zip(panel).enumerate() {
             if ahead > 0 {
                 prefetch_second(panel, ahead);
             }
             let scales = F::scales(panel);
-            let mut columns = [Super::EMPTY; C];
-            for c in 0..C {
-                columns[c] = Super::of(&x[c], b);
-            }
             let mut isum = [simd.splat_int(0); C];
             let ready = if UNPACKED { &unpacked.as_chunks::<64>().0[b] } else { &[[0; 64]; 64] };
             for half in 0..2 {
                 let at = Half { panel, scales: &scales.scales, half, ready };
-                group_sums::<F, S, C, UNPACKED, 0>(simd, at, &columns, &mut isum);
-                group_sums::<F, S, C, UNPACKED, 1>(simd, at, &columns, &mut isum);
-                group_sums::<F, S, C, UNPACKED, 2>(simd, at, &columns, &mut isum);
-                group_sums::<F, S, C, UNPACKED, 3>(simd, at, &columns, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 0>(simd, at, x, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 1>(simd, at, x, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 2>(simd, at, x, &mut isum);
+                group_sums::<F, S, C, UNPACKED, 3>(simd, at, x, &mut isum);
             }
             let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
+            let corrects = offset != 0 && !S::WIDE;
             let mut msum = [simd.splat_int(0); C];
-            if F::HAS_MIN || offset != 0 {
-                for p in 0..if F::PAIRED { 4 } else { 8 } {
-                    let pair = simd.pair(&scales.mins[2 * p], &scales.mins[2 * p + 1]);
+            if F::HAS_MIN || corrects {
+                for g in 0..if F::PAIRED { 4 } else { 8 } {
+                    let pair = simd.pair(&scales.mins[2 * g], &scales.mins[2 * g + 1]);
+                    let sums = if F::PAIRED { &x[b256::PAIRS + g] } else { &x[b256::HALVES + g] };
                     for c in 0..C {
-                        let sums =
-                            if F::PAIRED { columns[c].pairs[p] } else { columns[c].halves[p] };
-                        msum[c] = simd.add_pairs(msum[c], pair, sums);
+                        msum[c] = simd.add_pairs(msum[c], pair, sums[c]);
                     }
                 }
             }
@@ -337,7 +362,7 @@ impl<F: Format256> Multiply for Blocks256<F> {
             let (d, dmin) = (half(simd, d), half(simd, dmin));
             for c in 0..C {
                 let mut total = isum[c];
-                if !F::HAS_MIN && offset != 0 {
+                if corrects {
                     total = simd.sub_int(total, simd.shift_left(msum[c], offset));
                 }
                 let mut t = simd.mul(d, simd.int_to_float(total));
@@ -345,34 +370,10 @@ impl<F: Format256> Multiply for Blocks256<F> {
                     let minus = simd.sub(simd.splat(-0.0), dmin);
                     t = simd.fma(minus, simd.int_to_float(msum[c]), t);
                 }
-                acc[c] = simd.fma(simd.splat(x[c].scales[b]), t, acc[c]);
+                acc[c] = simd.fma(float(simd, x[b256::SCALE][c]), t, acc[c]);
             }
         }
         acc
-    }
-}
-
-/// What a column has for a super-block, in arrays so that nothing is checked further in.
-#[derive(Clone, Copy)]
-struct Super<'a> {
-    quads: &'a [i32; 64],
-    halves: &'a [i32; 8],
-    pairs: &'a [i32; 4],
-    shifts: &'a [i32; 8],
-}
-
-impl<'a> Super<'a> {
-    const EMPTY: Self = Self { quads: &[0; 64], halves: &[0; 8], pairs: &[0; 4], shifts: &[0; 8] };
-
-    #[inline(always)]
-    fn of(x: &QuantRow<'a>, b: usize) -> Self {
-        let whole = "rows are whole super-blocks";
-        Self {
-            quads: x.quads[64 * b..].first_chunk().expect(whole),
-            halves: x.halves[8 * b..].first_chunk().expect(whole),
-            pairs: x.pairs[4 * b..].first_chunk().expect(whole),
-            shifts: x.shifts[8 * b..].first_chunk().expect(whole),
-        }
     }
 }
 
@@ -392,12 +393,15 @@ struct Half<'a, P> {
 fn group_sums<F: Format256, S: Simd, const C: usize, const UNPACKED: bool, const PART: usize>(
     simd: S,
     Half { panel, scales, half, ready }: Half<'_, F::Panel>,
-    x: &[Super<'_>; C],
+    x: &Tile<C, { b256::WORDS }>,
     isum: &mut [S::I; C],
 ) {
     let group = 4 * half + PART;
-    // Four words share a scale, or eight.
-    let span = if F::PAIRED { 8 } else { 4 };
+    let offset = const { excess(F::SIGNED, F::OFFSET, S::WIDE) };
+    // What is to be subtracted is in the sums from the start, where they can hold it.
+    let starts = S::WIDE && offset != 0;
+    // Four words share a scale, or eight; the starts are those of four.
+    let span = if F::PAIRED && !starts { 8 } else { 4 };
     let adds = if S::WIDE { span } else { additions(F::SIGNED, F::MAX).min(span) };
     let mut table = [simd.scale(&scales[0]); 4];
     let mut sums = [simd.start(0); C];
@@ -407,6 +411,12 @@ fn group_sums<F: Format256, S: Simd, const C: usize, const UNPACKED: bool, const
             let once = simd.scale(&scales[if F::PAIRED { group } else { 2 * group + k / 4 }]);
             let twice = simd.double(once);
             table = [once, twice, simd.double(twice), once];
+            if starts {
+                for c in 0..C {
+                    let start = x[b256::STARTS + 2 * group + k / 4][c];
+                    sums[c] = simd.start(times_power(start, offset - 5));
+                }
+            }
         }
         let w = if UNPACKED {
             simd.load_bytes(&ready[8 * group + k])
@@ -414,16 +424,22 @@ fn group_sums<F: Format256, S: Simd, const C: usize, const UNPACKED: bool, const
             F::quad::<S, PART>(simd, panel, half, k)
         };
         for c in 0..C {
-            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[c].quads[8 * group + k]);
+            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[8 * group + k][c]);
         }
         if (k + 1) % adds == 0 {
             for c in 0..C {
-                let scale = table[x[c].shifts[group] as usize & 3];
+                let scale = table[x[b256::SHIFTS + group][c] as usize & 3];
                 isum[c] = simd.add_int(isum[c], simd.sum_scaled(sums[c], scale));
                 sums[c] = simd.start(0);
             }
         }
     }
+}
+
+/// x · 2^power, where the result is whole.
+#[inline(always)]
+const fn times_power(x: i32, power: i32) -> i32 {
+    if power < 0 { x >> -power } else { x << power }
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Products of one weight row at a time, for few activation rows.
 
 use super::Piece;
-use crate::act::{QuantRow, QuantRows};
+use crate::act::{QuantRows, b32, b256};
 use crate::dequantize::dequantize;
 use crate::format::{self, Format32, Format256, Super, f16_pair};
 use crate::isa::Op;
@@ -15,26 +15,40 @@ const AHEAD: usize = 2048;
 pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
-    let x = x.row(0);
+    let (x, _) = x.single().as_chunks();
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        piece.out(0, row, 1)[0] = row32::<F, S>(simd, format::blocks(bytes), &x);
+        piece.out(0, row, 1)[0] = row32::<F, S>(simd, format::blocks(bytes), x);
     }
 }
 
 /// One weight row: eight blocks at a time up to the chain, which runs block by block. A last part
 /// of fewer than eight goes one block at a time.
 #[inline(always)]
-fn row32<F: Format32, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>) -> f32 {
+fn row32<F: Format32, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b32::WORDS]]) -> f32 {
     let mut acc = 0.0;
     let mut w = [0; 256];
     let (groups, rest) = blocks.as_chunks::<8>();
-    for (group, blocks) in groups.iter().enumerate() {
-        acc = eight32::<F, S>(simd, blocks, group, x, &mut w, acc);
+    for (blocks, x) in groups.iter().zip(x) {
+        acc = eight32::<F, S>(simd, blocks, x, &mut w, acc);
     }
-    for (j, block) in rest.iter().enumerate() {
-        acc = one32::<F, S>(simd, block, 8 * groups.len() + j, x, acc);
+    if let Some(x) = x.get(groups.len()) {
+        for (j, block) in rest.iter().enumerate() {
+            acc = one32::<F, S>(simd, block, j, x, acc);
+        }
     }
     acc
+}
+
+/// The quants of a tile of one row.
+#[inline(always)]
+fn quants<const WORDS: usize>(x: &[i32; WORDS]) -> &[i8; 256] {
+    bytemuck::cast_ref(x.first_chunk::<64>().expect("a tile begins with its quants"))
+}
+
+/// A float whose bits are a word.
+#[inline(always)]
+fn float(word: i32) -> f32 {
+    f32::from_bits(word.cast_unsigned())
 }
 
 /// Eight blocks; `w` is memory for their quants.
@@ -43,8 +57,7 @@ fn row32<F: Format32, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>) -
 fn eight32<F: Format32, S: Simd>(
     simd: S,
     blocks: &[F::Block; 8],
-    group: usize,
-    x: &QuantRow<'_>,
+    x: &[i32; b32::WORDS],
     w: &mut [u8; 256],
     mut acc: f32,
 ) -> f32 {
@@ -56,20 +69,17 @@ fn eight32<F: Format32, S: Simd>(
     }
     let d = simd.f16x8(&d);
     let m = if F::HAS_MIN { simd.f16x8(&m) } else { [0.0; 8] };
-    let q = x.bytes()[256 * group..].first_chunk::<256>().expect("rows are padded to 256");
+    let q = quants(x);
     let dots = if F::SIGNED { simd.dot32x8_i8(w, q) } else { simd.dot32x8_u8(w, q) };
-    let negatives = x.negatives[8 * group..].first_chunk::<8>().expect("a sum for each 32");
-    let floats = x.floats[8 * group..].first_chunk::<8>().expect("a sum for each 32");
-    let scales = x.scales[8 * group..].first_chunk::<8>().expect("a scale for each 32");
     let mut t = [0.0; 8];
     for j in 0..8 {
-        t[j] = d[j] * (dots[j] + F::OFFSET * negatives[j]) as f32;
+        t[j] = d[j] * (dots[j] + F::OFFSET * (x[b32::STARTS + j] >> 4)) as f32;
         if F::HAS_MIN {
-            t[j] = m[j].mul_add(floats[j], t[j]);
+            t[j] = m[j].mul_add(float(x[b32::FLOATS + j]), t[j]);
         }
     }
     for j in 0..8 {
-        acc = scales[j].mul_add(t[j], acc);
+        acc = float(x[b32::SCALES + j]).mul_add(t[j], acc);
     }
     acc
 }
@@ -81,18 +91,18 @@ fn one32<F: Format32, S: Simd>(
     simd: S,
     block: &F::Block,
     index: usize,
-    x: &QuantRow<'_>,
+    x: &[i32; b32::WORDS],
     acc: f32,
 ) -> f32 {
     let mut w = [0; 32];
     let [d, m] = f16_pair(simd, F::unpack(simd, block, &mut w));
-    let q = x.bytes()[32 * index..].first_chunk::<32>().expect("rows are whole blocks");
+    let q = quants(x)[32 * index..].first_chunk::<32>().expect("one of eight blocks");
     let dot = if F::SIGNED { simd.dot32_i8(&w, q) } else { simd.dot32_u8(&w, q) };
-    let mut t = d * (dot + F::OFFSET * x.negatives[index]) as f32;
+    let mut t = d * (dot + F::OFFSET * (x[b32::STARTS + index] >> 4)) as f32;
     if F::HAS_MIN {
-        t = m.mul_add(x.floats[index], t);
+        t = m.mul_add(float(x[b32::FLOATS + index]), t);
     }
-    x.scales[index].mul_add(t, acc)
+    float(x[b32::SCALES + index]).mul_add(t, acc)
 }
 
 /// Formats with super-blocks.
@@ -100,28 +110,28 @@ fn one32<F: Format32, S: Simd>(
 pub(super) fn rows256<F: Format256, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
-    let x = x.row(0);
+    let (x, _) = x.single().as_chunks();
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        piece.out(0, row, 1)[0] = row256::<F, S>(simd, format::blocks(bytes), &x);
+        piece.out(0, row, 1)[0] = row256::<F, S>(simd, format::blocks(bytes), x);
     }
 }
 
 /// One weight row.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>) -> f32 {
+fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b256::WORDS]]) -> f32 {
     let mut acc = 0.0;
     let mut unpacked = Super::ZERO;
-    for (b, block) in blocks.iter().enumerate() {
+    for (block, x) in blocks.iter().zip(x) {
         prefetch(block, AHEAD);
         F::unpack(simd, block, &mut unpacked);
         let Super { w, scales, mins, .. } = &mut unpacked;
-        let shifts = x.shifts[8 * b..].first_chunk::<8>().expect("a shift for each 32");
+        let shifts = &x[b256::SHIFTS..b256::HALVES];
         for (pair, shift) in scales.as_chunks_mut::<2>().0.iter_mut().zip(shifts) {
             pair[0] <<= shift;
             pair[1] <<= shift;
         }
-        let q = x.bytes()[256 * b..].first_chunk::<256>().expect("a row of super-blocks");
+        let q = quants(x);
         let products = match (F::SIGNED, F::PAIRED) {
             (false, false) => simd.dot256_u8::<false>(w, q, scales),
             (false, true) => simd.dot256_u8::<true>(w, q, scales),
@@ -129,7 +139,7 @@ fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>)
             (true, true) => simd.dot256_i8::<true>(w, q, scales),
         };
         let mut isum = simd.reduce_int(products);
-        let halves: &[i16] = bytemuck::cast_slice(&x.halves[8 * b..8 * b + 8]);
+        let halves: &[i16] = bytemuck::cast_slice(&x[b256::HALVES..b256::PAIRS]);
         let halves = halves.first_chunk::<16>().expect("a sum for each 16");
         let uses_mins = F::HAS_MIN || F::OFFSET != 0;
         let msum = if uses_mins { simd.dot16(mins, halves) } else { 0 };
@@ -141,7 +151,7 @@ fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &QuantRow<'_>)
         if F::HAS_MIN {
             t = (-dmin).mul_add(msum as f32, t);
         }
-        acc = x.scales[b].mul_add(t, acc);
+        acc = float(x[b256::SCALE]).mul_add(t, acc);
     }
     acc
 }

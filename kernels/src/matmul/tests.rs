@@ -1,7 +1,7 @@
 //! Products against literal loops over the formulas of the module's documentation, by bits.
 
 use super::*;
-use crate::act::QuantRow;
+use crate::act::row::QuantRow;
 use crate::format::Super;
 use crate::testing::{Noise, assert_same, first_difference, tree, weights};
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 /// A row of weights as the numbers that the formulas speak of, and its product with a row of
 /// floats or of quants.
 trait Row {
-    fn dot(&self, x: &[f32], q: Option<QuantRow<'_>>) -> f32;
+    fn dot(&self, x: &[f32], q: Option<&QuantRow>) -> f32;
 }
 
 /// Blocks of 32 or super-blocks: d, −dmin or m, the quants without their offset, and the scale
@@ -28,12 +28,12 @@ struct Floats(Vec<f32>);
 impl Row for Blocks {
     /// t = d · isum; t = fma(m, msum, t); y = fma(dx, t, y), block by block. Quants of a
     /// super-block count as often as their group's factor says.
-    fn dot(&self, _x: &[f32], q: Option<QuantRow<'_>>) -> f32 {
+    fn dot(&self, _x: &[f32], q: Option<&QuantRow>) -> f32 {
         let row = q.expect("quantised activations");
         let mut y = 0.0;
         let len = self.0[0].quants.len();
         for (b, block) in self.0.iter().enumerate() {
-            let x = &row.bytes()[b * len..(b + 1) * len];
+            let x = &row.bytes[b * len..(b + 1) * len];
             let (mut isum, mut msum) = (0, 0);
             for (i, (w, x)) in block.quants.iter().zip(x).enumerate() {
                 let x = i32::from(*x) * (1 << row.shifts[(b * len + i) / 32]);
@@ -52,7 +52,7 @@ impl Row for Blocks {
 
 impl Row for Floats {
     /// Sixteen chains of fma, added by the tree; what is missing to 16 is zero.
-    fn dot(&self, x: &[f32], _q: Option<QuantRow<'_>>) -> f32 {
+    fn dot(&self, x: &[f32], _q: Option<&QuantRow>) -> f32 {
         let mut lanes = [0.0_f32; 16];
         let len = x.len().next_multiple_of(16);
         for i in 0..len {
@@ -138,31 +138,26 @@ impl Visitor for Read<'_> {
     }
 }
 
-/// Activations of `n` rows, as floats and quantised on the reference.
-struct Activations {
-    x: Vec<f32>,
-    len: usize,
-    quants: Option<QuantRows>,
+/// Rows of `len` activations as `isa` quantises them for weights of a dtype.
+fn quantized(isa: Isa, dtype: DType, x: &[f32], len: usize) -> Option<QuantRows> {
+    scale_block(dtype).map(|block| {
+        let mut rows = QuantRows::with_capacity(block, x.len() / len, len);
+        rows.quantize(isa, &Pool::new(1).expect("threads"), x, len);
+        rows
+    })
 }
 
-impl Activations {
-    fn new(dtype: DType, x: Vec<f32>, len: usize) -> Self {
-        let quants = scale_block(dtype).map(|block| {
-            let mut rows = QuantRows::with_capacity(block, x.len() / len, len);
-            rows.quantize(Isa::SCALAR, &Pool::new(1).expect("threads"), &x, len);
-            rows
-        });
-        Self { x, len, quants }
-    }
-
-    /// The first `n` rows as an input.
-    fn input(&self, dtype: DType, n: usize, exact: bool) -> Input<'_> {
-        let quants = self.quants.as_ref();
-        let of = |block| quants.filter(|_| scale_block(dtype) == Some(block));
-        let x = &self.x[..n * self.len];
-        let (q32, q256) = (of(ScaleBlock::B32), of(ScaleBlock::B256));
-        Input { x, len: self.len, q32, q256, exact }
-    }
+/// The input that these rows and their quants are.
+fn input<'a>(
+    dtype: DType,
+    x: &'a [f32],
+    len: usize,
+    quants: Option<&'a QuantRows>,
+    exact: bool,
+) -> Input<'a> {
+    let of = |block| quants.filter(|_| scale_block(dtype) == Some(block));
+    let (q32, q256) = (of(ScaleBlock::B32), of(ScaleBlock::B256));
+    Input { x, len, q32, q256, exact }
 }
 
 /// \[n\]\[rows\] by the formulas.
@@ -181,7 +176,10 @@ fn expected(weights: Matrix<'_>, input: Input<'_>) -> Vec<f32> {
     let quants = input.q32.or(input.q256);
     let columns = input.x.chunks_exact(input.len).enumerate();
     columns
-        .flat_map(|(c, x)| rows.iter().map(move |row| row.dot(x, quants.map(|q| q.row(c)))))
+        .flat_map(|(c, x)| {
+            let quants = quants.map(|q| q.row(c));
+            rows.iter().map(|row| row.dot(x, quants.as_ref())).collect::<Vec<f32>>()
+        })
         .collect()
 }
 
@@ -214,14 +212,15 @@ fn check(
     exact: bool,
 ) {
     let Matrix { dtype, rows, cols, .. } = weights;
-    let activations = Activations::new(dtype, x, cols);
-    let most = *batches.iter().max().expect("a batch size");
-    let expected = expected(weights, activations.input(dtype, most, exact));
+    let reference = quantized(Isa::SCALAR, dtype, &x, cols);
+    let expected = expected(weights, input(dtype, &x, cols, reference.as_ref(), exact));
     let bytes = if exact { None } else { packed(weights) };
     let panels = bytes.as_ref().map(|b| Matrix::packed(dtype, rows, cols, b).expect("fits"));
     for &n in batches {
-        let input = activations.input(dtype, n, exact);
         for &isa in isas {
+            let x = &x[..n * cols];
+            let quants = quantized(isa, dtype, x, cols);
+            let input = input(dtype, x, cols, quants.as_ref(), exact);
             for pool in pools {
                 for weights in std::iter::once(weights).chain(panels) {
                     let found = found(isa, pool, weights, input);
@@ -353,10 +352,11 @@ fn activations_that_are_not_finite_poison_their_own_row_only() {
             for isa in Isa::available() {
                 let mut x = noise.floats(n * cols);
                 x[2 * cols + 77] = bad;
-                let activations = Activations::new(dtype, x, cols);
                 for n in [3, 6] {
-                    let out =
-                        found(isa, &pools(&[1])[0], matrix, activations.input(dtype, n, false));
+                    let x = &x[..n * cols];
+                    let quants = quantized(isa, dtype, x, cols);
+                    let input = input(dtype, x, cols, quants.as_ref(), false);
+                    let out = found(isa, &pools(&[1])[0], matrix, input);
                     for (c, out) in out.chunks_exact(rows).enumerate() {
                         let nan = !dtype.is_float() || bad.is_nan();
                         let poisoned = |y: &f32| if nan { y.is_nan() } else { !y.is_finite() };
@@ -378,12 +378,12 @@ fn products_that_share_a_join_give_what_each_gives_alone() {
     let matrix = |i: usize| Matrix::new(shapes[i].0, shapes[i].1, cols, &bytes[i]).expect("fits");
     for n in [1, 5] {
         let x = noise.floats(n * cols);
-        let q32 = Activations::new(DType::Q8_0, x.clone(), cols);
-        let q256 = Activations::new(DType::Q4_K, x.clone(), cols);
-        let (q32, q256) = (q32.quants.as_ref(), q256.quants.as_ref());
+        let isa = Isa::detect();
+        let q32 = quantized(isa, DType::Q8_0, &x, cols);
+        let q256 = quantized(isa, DType::Q4_K, &x, cols);
+        let (q32, q256) = (q32.as_ref(), q256.as_ref());
         let input = Input { x: &x, len: cols, q32, q256, exact: false };
         for pool in pools(&[1, 2, 5]) {
-            let isa = Isa::detect();
             let alone: Vec<_> = (0..4).map(|i| found(isa, &pool, matrix(i), input)).collect();
             let mut outs: Vec<_> = alone.iter().map(|out| vec![7.0; out.len()]).collect();
             let mut products: Vec<_> = (outs.iter_mut().enumerate())
@@ -423,19 +423,29 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!((matrix.row_range(1, 1).rows(), matrix.row_range(1, 1).bytes().len()), (1, 144));
 }
 
-/// Quantised rows that are those of another input: fewer, or of another length.
+/// Quantised rows that are those of another input (fewer, or of another length) or in groups that are
+/// too wide for the instruction set.
 #[test]
 fn quantised_rows_of_another_shape_are_refused() {
     let bytes = [0; 288];
     let matrix = Matrix::new(DType::Q4_K, 1, 512, &bytes).expect("fits");
     for (n, len) in [(1, 512), (2, 256), (4, 256)] {
-        let other = Activations::new(DType::Q4_K, vec![1.0; n * len], len);
+        let other = quantized(Isa::SCALAR, DType::Q4_K, &vec![1.0; n * len], len);
         let x = [1.0; 1024];
-        let q256 = other.quants.as_ref();
+        let q256 = other.as_ref();
         let input = Input { x: &x, len: 512, q32: None, q256, exact: false };
         let refused =
             std::panic::catch_unwind(|| found(Isa::SCALAR, &pools(&[1])[0], matrix, input));
         assert!(refused.is_err(), "{n} rows of {len}");
+    }
+    let isa = Isa::detect();
+    if isa != Isa::SCALAR {
+        let x = [1.0; 3 * 512];
+        let wide = quantized(isa, DType::Q4_K, &x, 512);
+        let input = input(DType::Q4_K, &x, 512, wide.as_ref(), false);
+        let refused =
+            std::panic::catch_unwind(|| found(Isa::SCALAR, &pools(&[1])[0], matrix, input));
+        assert!(refused.is_err(), "groups of three");
     }
 }
 
@@ -447,15 +457,15 @@ fn a_planted_error_is_noticed() {
         let (rows, cols) = (3, 768);
         let bytes = weights(dtype, rows * cols, &mut noise, random_quant);
         let x = noise.floats(cols);
-        let activations = Activations::new(dtype, x.clone(), cols);
-        let input = activations.input(dtype, 1, false);
+        let isa = Isa::detect();
+        let right = quantized(isa, dtype, &x, cols);
         let matrix = Matrix::new(dtype, rows, cols, &bytes).expect("fits");
-        let good = expected(matrix, input);
+        let good = expected(matrix, input(dtype, &x, cols, right.as_ref(), false));
         let differs = |bytes: &[u8], x: &[f32]| {
             let matrix = Matrix::new(dtype, rows, cols, bytes).expect("fits");
-            let activations = Activations::new(dtype, x.to_vec(), cols);
-            let found =
-                found(Isa::detect(), &pools(&[1])[0], matrix, activations.input(dtype, 1, false));
+            let quants = quantized(isa, dtype, x, cols);
+            let input = input(dtype, x, cols, quants.as_ref(), false);
+            let found = found(isa, &pools(&[1])[0], matrix, input);
             first_difference(&good, &found).is_some()
         };
         assert!(!differs(&bytes, &x));

@@ -115,6 +115,7 @@ impl Simd for Avx2 {
     type P = I;
     type K = I;
     const WIDE: bool = false;
+    const COLUMNS: usize = 4;
 
     #[inline]
     fn vectorize<O: Op>(self, op: O) -> O::Output {

@@ -129,6 +129,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type P = I;
     type K = I;
     const WIDE: bool = VNNI;
+    const COLUMNS: usize = if VNNI { 8 } else { 4 };
 
     #[inline]
     fn vectorize<O: Op>(self, op: O) -> O::Output {

@@ -98,6 +98,9 @@ pub(crate) trait Simd: Copy + 'static {
     type K: Copy;
     /// Whether [`Self::P`] has 32-bit lanes.
     const WIDE: bool;
+    /// The most columns that a product of panels takes at once, at most 8: what leaves the registers
+    /// for their sums.
+    const COLUMNS: usize;
 
     /// Runs `op` in a function compiled for this instruction set.
     fn vectorize<O: Op>(self, op: O) -> O::Output;

@@ -49,6 +49,7 @@ impl Simd for Scalar {
     type P = [i32; LANES];
     type K = [i32; LANES];
     const WIDE: bool = true;
+    const COLUMNS: usize = 2;
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) -> O::Output {

@@ -15,6 +15,8 @@ mod logits;
 mod models;
 mod output;
 mod perplexity;
+mod plan;
+mod profile;
 mod progress;
 mod run;
 mod simulate;
@@ -94,6 +96,8 @@ enum Command {
     Catalog(compliance::CatalogArgs),
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
+    Profile(profile::ProfileArgs),
+    Plan(plan::PlanArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -145,6 +149,8 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Catalog(args) => compliance::run_catalog(&args),
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::Plan(args) => plan::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

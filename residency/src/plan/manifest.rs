@@ -12,6 +12,12 @@ pub const SCHEMA: u32 = 1;
 pub enum Quality {
     /// No bit of any result changes.
     Exact,
+    /// At most 0.1 % of perplexity.
+    Conservative,
+    /// At most 0.5 % of perplexity.
+    Balanced,
+    /// More than that, as measured.
+    Aggressive,
 }
 
 /// What a plan was made from, for and on, what it holds, and what was measured.

@@ -56,7 +56,7 @@ impl Table {
     ///
     /// # Errors
     /// [`PlanError`], which names the file.
-    pub(super) fn open(folder: &Path, entry: &TableEntry) -> Result<Self, PlanError> {
+    pub fn open(folder: &Path, entry: &TableEntry) -> Result<Self, PlanError> {
         let path = folder.join(&entry.file);
         let damaged = |what| PlanError::Damaged { path: path.clone(), what };
         let kind = TableKind::HeadSketch;

@@ -20,6 +20,12 @@ pub trait Observer: Debug + Send {
         let _ = access;
     }
 
+    /// What the output matrix is about to read, \[n\]\[d_model\], for positions whose logits are
+    /// wanted.
+    fn head(&mut self, rows: &[f32]) {
+        let _ = rows;
+    }
+
     /// What a layer's down projection is about to read, act(gate · x) ⊙ (up · x) for each token.
     /// What is changed of it, the pass goes on with.
     fn feed_forward(&mut self, inner: Inner<'_>) {
@@ -114,6 +120,12 @@ impl Meter {
             self.observe(|| Access::read(Data::Values(number), values));
         }
         self.ledger.kv(read, written);
+    }
+
+    pub(crate) fn head(&mut self, rows: &[f32]) {
+        if let Some(observer) = &mut self.observer {
+            observer.head(rows);
+        }
     }
 
     pub(crate) fn feed_forward(

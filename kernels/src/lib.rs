@@ -18,6 +18,7 @@ mod panel;
 mod pool;
 mod shared;
 mod simd;
+mod sketch;
 #[cfg(test)]
 mod testing;
 
@@ -31,6 +32,10 @@ pub use isa::{Isa, IsaError, IsaName};
 pub use layers::{
     Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
 };
-pub use matmul::{Input, Matrix, MatrixError, Product, matmul, scale_block};
+pub use matmul::{Input, Matrix, MatrixError, Product, dot_rows, matmul, scale_block};
 pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};
+pub use sketch::{
+    Activations, DIRECTIONS, Limits, NotFinite, Query, Sketch, SketchBuilder, SketchError,
+    SketchShape, front as sketch_front, upper_bounds,
+};

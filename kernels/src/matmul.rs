@@ -18,8 +18,11 @@
 //!    at a time are packed first.
 //! 3. Several matrices that share an input run in one fork-join.
 
+mod gather;
 mod panels;
 mod rows;
+
+pub use gather::dot_rows;
 
 use crate::act::{QuantRows, ScaleBlock};
 use crate::format::{self, Float, Format32, Format256, Visitor};

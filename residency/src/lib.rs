@@ -7,6 +7,7 @@ mod ledger;
 mod mapping;
 mod memory;
 mod panels;
+pub mod plan;
 mod table;
 mod trace;
 

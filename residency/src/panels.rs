@@ -235,7 +235,7 @@ impl Drop for PanelWriter {
 
 /// Opens and locks the file at `path`, which another process may be writing, may have given its
 /// final name just now, or may have left behind when it was killed.
-fn claim(path: &Path) -> io::Result<File> {
+pub(crate) fn claim(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::MetadataExt as _;
     loop {
         let file = File::options().write(true).create(true).truncate(false).open(path)?;
@@ -256,7 +256,7 @@ fn claim(path: &Path) -> io::Result<File> {
 }
 
 /// Makes sure that the disk has room for `len` bytes of `file`.
-fn reserve(file: &File, len: u64) -> io::Result<()> {
+pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let len = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the descriptor is that of a file that is open for as long as the call lasts.

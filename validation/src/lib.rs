@@ -16,6 +16,7 @@ pub mod headroom;
 pub mod logits;
 pub mod perplexity;
 pub mod plot;
+pub mod profile;
 pub mod prompts;
 pub mod report;
 pub mod simulate;

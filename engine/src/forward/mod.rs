@@ -4,6 +4,7 @@ mod attention;
 mod feed_forward;
 mod head;
 mod project;
+mod screen;
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
@@ -17,7 +18,10 @@ use aios_kernels::{
 };
 use aios_residency::{Ledger, Phase};
 use project::Context;
+use screen::Screening;
 use std::sync::Arc;
+
+pub use screen::{Chooser, Scores, ScreenStats};
 
 /// How an executor is set up.
 #[derive(Clone, Debug)]
@@ -78,6 +82,7 @@ pub struct Executor {
     cache: KvCache,
     state: State,
     meter: Meter,
+    screening: Screening,
     len: usize,
 }
 
@@ -157,7 +162,8 @@ impl Executor {
         let meter = Meter::new(config.layers);
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
-        Ok(Self { model, options, context, cache, state, meter, len: 0 })
+        let screening = Screening::new(model.head_screen().cloned());
+        Ok(Self { model, options, context, cache, state, meter, screening, len: 0 })
     }
 
     /// The model.
@@ -238,18 +244,11 @@ impl Executor {
         want: Want,
         sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
-        self.check(tokens)?;
-        let before = self.len;
-        let passes = tokens.len().div_ceil(self.options.batch);
-        let mut all = |position, logits: &[f32]| sink(position, logits).map(|()| true);
-        for (i, chunk) in tokens.chunks(self.options.batch).enumerate() {
-            let want = if want == Want::Last && i + 1 < passes { Want::None } else { want };
-            if let Err(error) = self.pass(chunk, phase, want, &mut all) {
-                self.len = before;
-                return Err(error);
-            }
-        }
-        Ok(())
+        let mut all = |position, scores: Scores<'_>| match scores {
+            Scores::All(logits) => sink(position, logits).map(|()| true),
+            Scores::Best(_) => unreachable!("all logits were asked for"),
+        };
+        self.choose(tokens, phase, want, None, &mut all)
     }
 
     /// Runs `tokens` as [`Self::forward`] does and hands the logits of every position to `judge`
@@ -264,16 +263,39 @@ impl Executor {
         phase: Phase,
         judge: &mut Judge<'_>,
     ) -> Result<(), EngineError> {
+        let mut all = |position, scores: Scores<'_>| match scores {
+            Scores::All(logits) => judge(position, logits),
+            Scores::Best(_) => unreachable!("all logits were asked for"),
+        };
+        self.choose(tokens, phase, Want::All, None, &mut all)
+    }
+
+    /// Runs `tokens` as [`Self::forward`] does and hands the scores of every wanted position to
+    /// `chooser` until it wants no more: all logits, or where that takes fewer bytes some of them,
+    /// among which the `best` highest are, if that says how many suffice.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
+    pub fn choose(
+        &mut self,
+        tokens: &[u32],
+        phase: Phase,
+        want: Want,
+        best: Option<usize>,
+        chooser: &mut Chooser<'_>,
+    ) -> Result<(), EngineError> {
         self.check(tokens)?;
         let before = self.len;
+        let passes = tokens.len().div_ceil(self.options.batch);
         let mut wanted = true;
-        for chunk in tokens.chunks(self.options.batch) {
-            let want = if wanted { Want::All } else { Want::None };
-            let mut judge = |position, logits: &[f32]| {
-                wanted = judge(position, logits)?;
+        for (i, chunk) in tokens.chunks(self.options.batch).enumerate() {
+            let later = want == Want::Last && i + 1 < passes;
+            let want = if later || !wanted { Want::None } else { want };
+            let mut chooser = |position, scores: Scores<'_>| {
+                wanted = chooser(position, scores)?;
                 Ok(wanted)
             };
-            if let Err(error) = self.pass(chunk, phase, want, &mut judge) {
+            if let Err(error) = self.pass(chunk, phase, want, best, &mut chooser) {
                 self.len = before;
                 return Err(error);
             }
@@ -300,7 +322,8 @@ impl Executor {
         tokens: &[u32],
         phase: Phase,
         want: Want,
-        judge: &mut Judge<'_>,
+        best: Option<usize>,
+        chooser: &mut Chooser<'_>,
     ) -> Result<(), EngineError> {
         let model = Arc::clone(&self.model);
         let (n, start) = (tokens.len(), self.len);
@@ -319,8 +342,8 @@ impl Executor {
         self.len += n;
         match want {
             Want::None => Ok(()),
-            Want::Last => self.logits(&model, start, n - 1..n, judge),
-            Want::All => self.logits(&model, start, 0..n, judge),
+            Want::Last => self.logits(&model, start, n - 1..n, best, chooser),
+            Want::All => self.logits(&model, start, 0..n, best, chooser),
         }
     }
 

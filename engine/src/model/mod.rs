@@ -2,10 +2,12 @@
 
 mod load;
 mod repack;
+mod screen;
 mod weights;
 
 pub use load::{LoadError, TensorError};
 pub use repack::{RepackError, Repacked};
+pub use screen::{AdoptError, HeadScreen};
 pub(crate) use weights::{Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
 
 use crate::gguf::{Metadata, TensorInfo};
@@ -31,6 +33,8 @@ pub struct Model {
     /// Rope factors beyond the training context (LongRoPE), if the file has them.
     long_ropes: Option<Ropes>,
     tokenizer: OnceLock<Result<Tokenizer, Arc<TokenizerError>>>,
+    /// How its head is screened, once it has adopted a plan.
+    screen: OnceLock<Arc<HeadScreen>>,
 }
 
 impl Model {

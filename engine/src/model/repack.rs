@@ -114,7 +114,7 @@ fn pieces(model: &mut Model) -> Vec<Piece> {
 
 /// The file's name, which depends on the headers alone, and the stamp, which also depends on the
 /// state of the files on the disk.
-fn identify(parts: &[Mapping], header_bytes: &[u64]) -> io::Result<(String, [u8; 32])> {
+pub(super) fn identify(parts: &[Mapping], header_bytes: &[u64]) -> io::Result<(String, [u8; 32])> {
     let mut headers = Sha256::new();
     let mut stamp = Sha256::new();
     for (part, &end) in parts.iter().zip(header_bytes) {

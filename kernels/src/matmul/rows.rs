@@ -17,19 +17,24 @@ pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &Q
     let row_bytes = weights.bytes.len() / weights.rows;
     let (x, _) = x.single().as_chunks();
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        piece.out(0, row, 1)[0] = row32::<F, S>(simd, format::blocks(bytes), x);
+        piece.out(0, row, 1)[0] = row32::<F, S, AHEAD>(simd, format::blocks(bytes), x);
     }
 }
 
 /// One weight row: eight blocks at a time up to the chain, which runs block by block. A last part
-/// of fewer than eight goes one block at a time.
+/// of fewer than eight goes one block at a time. Unless it is 0, the memory that lies `AHEAD` bytes
+/// behind what is read is asked for.
 #[inline(always)]
-fn row32<F: Format32, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b32::WORDS]]) -> f32 {
+pub(super) fn row32<F: Format32, S: Simd, const AHEAD: usize>(
+    simd: S,
+    blocks: &[F::Block],
+    x: &[[i32; b32::WORDS]],
+) -> f32 {
     let mut acc = 0.0;
     let mut w = [0; 256];
     let (groups, rest) = blocks.as_chunks::<8>();
     for (blocks, x) in groups.iter().zip(x) {
-        acc = eight32::<F, S>(simd, blocks, x, &mut w, acc);
+        acc = eight32::<F, S, AHEAD>(simd, blocks, x, &mut w, acc);
     }
     if let Some(x) = x.get(groups.len()) {
         for (j, block) in rest.iter().enumerate() {
@@ -54,14 +59,16 @@ fn float(word: i32) -> f32 {
 /// Eight blocks; `w` is memory for their quants.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn eight32<F: Format32, S: Simd>(
+fn eight32<F: Format32, S: Simd, const AHEAD: usize>(
     simd: S,
     blocks: &[F::Block; 8],
     x: &[i32; b32::WORDS],
     w: &mut [u8; 256],
     mut acc: f32,
 ) -> f32 {
-    prefetch(blocks, AHEAD);
+    if AHEAD > 0 {
+        prefetch(blocks, AHEAD);
+    }
     let (mut d, mut m) = ([0; 8], [0; 8]);
     let (slots, _) = w.as_chunks_mut::<32>();
     for j in 0..8 {
@@ -112,18 +119,24 @@ pub(super) fn rows256<F: Format256, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: 
     let row_bytes = weights.bytes.len() / weights.rows;
     let (x, _) = x.single().as_chunks();
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        piece.out(0, row, 1)[0] = row256::<F, S>(simd, format::blocks(bytes), x);
+        piece.out(0, row, 1)[0] = row256::<F, S, AHEAD>(simd, format::blocks(bytes), x);
     }
 }
 
-/// One weight row.
+/// One weight row, as [`row32`].
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b256::WORDS]]) -> f32 {
+pub(super) fn row256<F: Format256, S: Simd, const AHEAD: usize>(
+    simd: S,
+    blocks: &[F::Block],
+    x: &[[i32; b256::WORDS]],
+) -> f32 {
     let mut acc = 0.0;
     let mut unpacked = Super::ZERO;
     for (block, x) in blocks.iter().zip(x) {
-        prefetch(block, AHEAD);
+        if AHEAD > 0 {
+            prefetch(block, AHEAD);
+        }
         F::unpack(simd, block, &mut unpacked);
         let Super { w, scales, mins, .. } = &mut unpacked;
         let shifts = &x[b256::SHIFTS..b256::HALVES];
@@ -212,7 +225,7 @@ impl FloatRow<'_, '_> {
 /// Float dot products: lane i sums the products at i, i + 16, … with fma, and the lanes are
 /// added by the canonical tree (N3). A last part of fewer than 16 is filled up with zeros.
 #[inline(always)]
-fn dot_floats<S: Simd, const C: usize>(simd: S, w: &[f32], x: &[&[f32]; C]) -> [f32; C] {
+pub(super) fn dot_floats<S: Simd, const C: usize>(simd: S, w: &[f32], x: &[&[f32]; C]) -> [f32; C] {
     let mut acc = [simd.splat(0.0); C];
     let (chunks, tail) = w.as_chunks::<LANES>();
     let x = x.map(|x| x.as_chunks::<LANES>());

@@ -1,0 +1,173 @@
+//! What the activations of a position are to a sketch: integers to multiply with, and the factors
+//! of the bound (SPEC D5).
+
+use super::layout::{CENTRE, DIRECTIONS};
+use super::terms::roundings;
+use super::{SMALLEST, Sketch};
+use crate::act::QuantRows;
+use crate::matmul::{Input, scale_block};
+use crate::{Isa, ScaleBlock, isa::Op, simd::Simd};
+use aios_contract::DType;
+
+/// A factor larger than what f32 rounds off in a bound, and in its factors.
+const UP: f64 = 1.0 + 1e-5;
+/// Roundings of f32 in a score and its bound, and of f64 before them, generously.
+const SCORE_ROUNDINGS: f64 = 64.0;
+/// Half a unit in the last place of f32, relative, and a little for what is of second order.
+const UNIT: f64 = 1.01 / (1 << 24) as f64;
+/// No float overflows where products of norms stay below this.
+const LARGE: f64 = 1e35;
+
+/// The activations of a position, exactly as a canonical product multiplies them.
+#[derive(Clone, Debug, Default)]
+pub struct Activations(Vec<f64>);
+
+impl Activations {
+    /// Row `index` of what meets weights of `dtype`.
+    ///
+    /// # Panics
+    /// If the input has no such row, or lacks the quantised rows that the dtype asks for.
+    pub fn fill(&mut self, input: &Input<'_>, dtype: DType, index: usize) {
+        self.0.clear();
+        let quantised = match scale_block(dtype).filter(|_| !input.exact) {
+            None => None,
+            Some(ScaleBlock::B32) => Some(input.q32.expect("quantised by the caller")),
+            Some(ScaleBlock::B256) => Some(input.q256.expect("quantised by the caller")),
+        };
+        match quantised {
+            Some(rows) => self.0.extend(rows.values(index)),
+            None => {
+                let row = &input.x[index * input.len..(index + 1) * input.len];
+                self.0.extend(row.iter().map(|x| f64::from(*x)));
+            }
+        }
+    }
+}
+
+/// A position's question to a sketch, in buffers that are reused.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// ẑ in units of `step`, four to a word.
+    pub(super) quads: Vec<i32>,
+    /// 31 times the sum of these.
+    pub(super) centre: i32,
+    pub(super) step: f32,
+    /// D·a.
+    pub(super) products: [f32; DIRECTIONS],
+    /// What ρ′, κ and σ are multiplied with in the bound.
+    pub(super) errors: [f32; 3],
+    scratch: [Vec<f64>; 2],
+}
+
+impl Query {
+    /// Makes the question of `x`, activations that meet weights of `dtype`. Returns false where no
+    /// bound can be given: if they are not finite, or so large that a product might overflow.
+    ///
+    /// # Panics
+    /// If there are not as many activations as columns.
+    pub fn fill(&mut self, isa: Isa, sketch: &Sketch, dtype: DType, x: &Activations) -> bool {
+        assert_eq!(x.0.len(), sketch.shape.cols);
+        isa.run(Fill { sketch, dtype, x: &x.0, query: self })
+    }
+}
+
+struct Fill<'a> {
+    sketch: &'a Sketch,
+    dtype: DType,
+    x: &'a [f64],
+    query: &'a mut Query,
+}
+
+impl Op for Fill<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> bool {
+        let Self { sketch, dtype, x, query } = self;
+        let limits = &sketch.limits;
+        let norm = norm(x);
+        if !(norm * (1.0 + limits.magnitude) < LARGE) {
+            return false;
+        }
+        let [rest, scratch] = &mut query.scratch;
+        let along = project(&sketch.directions, x, rest);
+        let outside = self::norm(rest);
+        rest.resize(sketch.spread.padded_len(), 0.0);
+        scratch.resize(rest.len(), 0.0);
+        sketch.spread.apply(rest, scratch);
+        for ((product, a), scale) in query.products.iter_mut().zip(along).zip(sketch.scales) {
+            *product = (a * f64::from(scale)) as f32;
+        }
+        let scaled = self::norm(&query.products.map(f64::from));
+        let (step, sum, off) = round(rest, &mut query.quads);
+        (query.step, query.centre) = (step, CENTRE * sum);
+        let slack = UNIT * (roundings(dtype, sketch.shape.cols) + 3.0 + SCORE_ROUNDINGS)
+            + 2.0 * sketch.defect;
+        query.errors = [
+            UP * (outside + slack / SMALLEST * norm),
+            UP * limits.products * scaled,
+            UP * limits.levels * off,
+        ]
+        .map(|factor| factor as f32);
+        query.errors.iter().chain(&query.products).all(|factor| factor.is_finite())
+    }
+}
+
+/// Vᵀx; `rest` becomes x − V·Vᵀx.
+#[inline(always)]
+fn project(directions: &[[f32; DIRECTIONS]], x: &[f64], rest: &mut Vec<f64>) -> [f64; DIRECTIONS] {
+    let mut sums = [0.0; DIRECTIONS];
+    for (x, row) in x.iter().zip(directions) {
+        for (sum, v) in sums.iter_mut().zip(row) {
+            *sum += x * f64::from(*v);
+        }
+    }
+    rest.clear();
+    rest.extend(x.iter().zip(directions).map(|(x, row)| {
+        let mut parts = [0.0; 8];
+        for (row, sums) in row.as_chunks::<8>().0.iter().zip(sums.as_chunks::<8>().0) {
+            for i in 0..8 {
+                parts[i] += f64::from(row[i]) * sums[i];
+            }
+        }
+        x - parts.iter().sum::<f64>()
+    }));
+    sums
+}
+
+#[inline(always)]
+fn norm(x: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (x, tail) = x.as_chunks::<8>();
+    for x in x {
+        for i in 0..8 {
+            sums[i] += x[i] * x[i];
+        }
+    }
+    (sums.iter().sum::<f64>() + tail.iter().map(|x| x * x).sum::<f64>()).sqrt()
+}
+
+/// Rounds z to integers within ±127 times a step. Returns the step, the integers' sum and the norm
+/// of what is lost.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "integers within ±127")]
+fn round(z: &[f64], quads: &mut Vec<i32>) -> (f32, i32, f64) {
+    let largest = z.iter().fold(0.0, |most: f64, z| if z.abs() > most { z.abs() } else { most });
+    let step = (largest / 127.0) as f32;
+    let wide = f64::from(step);
+    let inverse = if step > 0.0 { 1.0 / wide } else { 0.0 };
+    let (mut sum, mut lost) = (0, 0.0);
+    quads.clear();
+    for z in z.as_chunks::<4>().0 {
+        let mut quad = [0_i8; 4];
+        for (q, z) in quad.iter_mut().zip(z) {
+            let nearest = (z * inverse).round_ties_even().clamp(-127.0, 127.0);
+            let off = z - nearest * wide;
+            lost += off * off;
+            *q = nearest as i8;
+            sum += i32::from(*q);
+        }
+        quads.push(bytemuck::cast(quad));
+    }
+    (step, sum, lost.sqrt())
+}

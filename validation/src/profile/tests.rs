@@ -1,0 +1,1 @@
+//! Plans of micro models: what they screen is what the whole head says, to the bit.

@@ -1,9 +1,11 @@
 //! A model: files mapped and checked, tensors resolved to roles, configuration read.
 
+mod kept;
 mod load;
 mod repack;
 mod weights;
 
+pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
 pub use repack::{RepackError, Repacked};
 pub(crate) use weights::{Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};

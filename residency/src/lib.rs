@@ -14,6 +14,6 @@ mod trace;
 pub use ledger::{Ledger, Phase, PhaseBytes, RoleBytes};
 pub use mapping::{MapError, Mapping};
 pub use memory::{KvArena, OutOfMemory, peak_resident_bytes, resident_bytes};
-pub use panels::{Origin, PanelError, PanelWriter, Panels, open_panels};
+pub use panels::{Origin, PanelError, PanelWriter, Panels, open_panels, panel_origin};
 pub use table::{Block, BlockId, BlockTable, RangeError};
 pub use trace::{Access, Data};

@@ -116,8 +116,8 @@ impl WeightArgs {
     pub fn load_unplanned(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<Arc<Model>> {
         // What cannot be looked at is for loading to complain about.
         let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        let folder = cache_folder().map(|folder| folder.join("panels"));
-        let Some(folder) = folder.filter(|_| !self.no_repack && bytes >= WORTH_BYTES) else {
+        let folder = panel_folder().filter(|_| !self.no_repack && bytes >= WORTH_BYTES);
+        let Some(folder) = folder else {
             return Ok(Model::load(path)?);
         };
         let terminal = Terminal::new();
@@ -150,8 +150,13 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
+/// The folder of repacked weights, if the environment names one.
+pub(super) fn panel_folder() -> Option<PathBuf> {
+    cache_folder().map(|folder| folder.join("panels"))
+}
+
 /// The path with the home folder as `~`.
-fn shown(path: &Path) -> PathBuf {
+pub(super) fn shown(path: &Path) -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
         Some(rest) => Path::new("~").join(rest),

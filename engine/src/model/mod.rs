@@ -1,10 +1,12 @@
 //! A model: files mapped and checked, tensors resolved to roles, configuration read.
 
+mod kept;
 mod load;
 mod repack;
 mod screen;
 mod weights;
 
+pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
 pub use repack::{RepackError, Repacked};
 pub use screen::{AdoptError, HeadScreen};

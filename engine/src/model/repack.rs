@@ -1,6 +1,6 @@
 //! Weights repacked into panels, kept in a file of their own beside a digest of their source.
 
-use super::{Model, Tensor};
+use super::{Model, Tensor, kept};
 use aios_contract::TensorName;
 use aios_kernels::{Matrix, PANEL_ROWS, Pool, pack, packed_bytes};
 use aios_residency::{
@@ -84,6 +84,7 @@ pub(super) fn repack(
             (open_panels(&path, &stamp, &lengths)?, true)
         }
     };
+    kept::note(&path, model.path());
     let Panels { mapping, ranges, digest: source_sha256 } = opened;
     let bytes = mapping.bytes().len() as u64;
     let number = model.blocks.add_mapping(mapping);

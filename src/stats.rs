@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aios_engine::SpecStats;
-use aios_residency::PhaseBytes;
+use aios_residency::{PhaseBytes, ResidencyStats};
 use serde::Serialize;
 
 /// Why an answer ended.
@@ -43,6 +43,8 @@ pub struct Stats {
     pub bytes: Vec<PhaseBytes>,
     /// What was drafted; `None` if nothing was to be.
     pub spec_decode: Option<SpecDecode>,
+    /// Where the weights live, and what passes have read of them.
+    pub residency: Option<ResidencyStats>,
     /// Why the (last) answer ended.
     pub stop_reason: StopReason,
     /// The seed of the (last) answer's random choices.
@@ -140,6 +142,10 @@ impl Stats {
             }
             (sum, later) => sum.or_else(|| later.clone()),
         };
+        match (&mut self.residency, &later.residency) {
+            (Some(sum), Some(later)) => sum.add(later),
+            (sum, later) => *sum = sum.take().or_else(|| later.clone()),
+        }
         self.prompt_tokens += later.prompt_tokens;
         self.reused_tokens += later.reused_tokens;
         self.generated_tokens += later.generated_tokens;
@@ -175,6 +181,10 @@ impl fmt::Display for Stats {
                 write!(f, ", {tokens:.2} tokens/pass")?;
             }
         }
+        let streamed = self.residency.as_ref().filter(|residency| residency.stream_bytes > 0);
+        if let Some(bytes) = streamed.and_then(|residency| residency.disk_bytes_per_token) {
+            write!(f, " | {:.1} MB/token from disk", bytes / 1e6)?;
+        }
         if let Some(bytes) = self.peak_resident_bytes {
             write!(f, " | peak {:.0} MB resident", bytes as f64 / 1e6)?;
         }
@@ -209,6 +219,7 @@ mod tests {
         mb_per_token: None,
         bytes: Vec::new(),
         spec_decode: None,
+        residency: None,
         stop_reason: StopReason::End,
         seed: 7,
         peak_resident_bytes: Some(187_000_000),
@@ -231,6 +242,27 @@ mod tests {
             ..ONE
         };
         assert_eq!(nothing.to_string(), "[prompt 40 tokens | generated 1 token]");
+    }
+
+    #[test]
+    fn what_came_from_disk_is_told_of_and_summed() {
+        let stats = |stream_bytes| {
+            let residency = ResidencyStats {
+                stream_bytes,
+                tokens: 10,
+                disk_bytes: 25_000_000,
+                disk_bytes_per_token: Some(2.5e6),
+                ..ResidencyStats::default()
+            };
+            Stats { residency: Some(residency), ..ONE }
+        };
+        assert!(stats(9).to_string().contains(" | 2.5 MB/token from disk | peak"));
+        assert_eq!(stats(0).to_string(), ONE.to_string());
+        let mut sum = ONE;
+        sum.add(&stats(9));
+        sum.add(&Stats { residency: Some(ResidencyStats::default()), ..ONE });
+        let residency = sum.residency.unwrap();
+        assert_eq!((residency.tokens, residency.disk_bytes), (10, 25_000_000));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::tokenizer::TokenizerError;
 use aios_kernels::{CacheType, IsaError};
-use aios_residency::OutOfMemory;
+use aios_residency::{DiskError, OutOfMemory, ResidentError};
 use std::sync::Arc;
 
 /// Why a session could not be started or could not go on. The session itself stays usable.
@@ -71,6 +71,31 @@ pub enum EngineError {
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
+    /// A budget of memory that is too small.
+    #[error(
+        "{} MB of memory (--ram) are not enough here: the least is {} MB, of which the cache \
+         takes {}, activations {} and buffers {}; give that much, or shorten the context (-c)",
+        megabytes(*given), megabytes(*least), megabytes(*cache), megabytes(*activations),
+        megabytes(*buffers)
+    )]
+    Ram {
+        /// Bytes given.
+        given: u64,
+        /// The least that works.
+        least: u64,
+        /// What the cache takes of it.
+        cache: u64,
+        /// What activations take.
+        activations: u64,
+        /// What buffers take.
+        buffers: u64,
+    },
+    /// Weights could not be read of the disk in time of need; the pass is lost.
+    #[error(transparent)]
+    Disk(Arc<DiskError>),
+    /// Weights could not be given a place.
+    #[error(transparent)]
+    Resident(ResidentError),
     /// The system does not give the memory.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
@@ -88,4 +113,10 @@ pub enum EngineError {
     /// The vocabulary is not sound.
     #[error(transparent)]
     Tokenizer(#[from] Arc<TokenizerError>),
+}
+
+/// Megabytes, rounded up to a tenth: a number that is enough when it is given back.
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.div_ceil(100_000);
+    format!("{}.{}", tenths / 10, tenths % 10)
 }

@@ -10,6 +10,7 @@ mod cache;
 mod error;
 mod forward;
 pub mod gguf;
+mod memory;
 mod meter;
 mod model;
 mod noise;

@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::speculate::{SpecStats, Speculation, Target};
 use crate::tokenizer::{Decoder, RenderSpecial, Tokenizer};
-use aios_residency::{Phase, PhaseBytes};
+use aios_residency::{Phase, PhaseBytes, ResidencyStats};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,6 +70,8 @@ pub struct GenerationStats {
     pub decoded_tokens: usize,
     /// What was drafted, where speculation is on.
     pub speculation: Option<SpecStats>,
+    /// Where the weights live, and what passes have read of them.
+    pub residency: ResidencyStats,
     /// Why the answer ended; `None` while it goes on.
     pub stop: Option<StopReason>,
 }
@@ -171,6 +173,7 @@ impl Session {
             bytes: Vec::new(),
             decoded_tokens: 0,
             speculation: None,
+            residency: ResidencyStats::default(),
             stop: None,
         };
         if let Some(speculation) = &mut self.speculation {
@@ -245,6 +248,7 @@ impl Generation<'_> {
         GenerationStats {
             bytes: own.into_iter().chain(drafted).filter(|bytes| bytes.passes > 0).collect(),
             speculation: speculation.map(|speculation| speculation.stats().clone()),
+            residency: self.session.executor.residency(),
             ..self.stats.clone()
         }
     }

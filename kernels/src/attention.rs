@@ -63,6 +63,11 @@ impl AttentionScratch {
     pub fn with_capacity(heads: usize, context: usize) -> Self {
         Self { partials: vec![Partial::EMPTY; heads * context.div_ceil(BLOCK)] }
     }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.partials[..])
+    }
 }
 
 /// Attention of the `n` newest tokens, whose keys and values are in the cache already: token i

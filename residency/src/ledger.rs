@@ -32,6 +32,7 @@ struct Counts {
     weights: Vec<[u64; ROLES]>,
     kv_read: u64,
     kv_written: u64,
+    disk: u64,
     tokens: u64,
     passes: u64,
 }
@@ -64,6 +65,8 @@ pub struct PhaseBytes {
     pub kv_read: u64,
     /// KV cache bytes written.
     pub kv_written: u64,
+    /// Bytes read of the disk while its passes ran, those ahead of their use included.
+    pub disk: u64,
 }
 
 impl PhaseBytes {
@@ -79,6 +82,7 @@ impl PhaseBytes {
         self.weights += other.weights;
         self.kv_read += other.kv_read;
         self.kv_written += other.kv_written;
+        self.disk += other.disk;
         for entry in &other.roles {
             match self.roles.iter_mut().find(|known| known.role == entry.role) {
                 Some(known) => known.bytes += entry.bytes,
@@ -108,6 +112,7 @@ impl Ledger {
             weights: vec![[0; ROLES]; layers + 1],
             kv_read: 0,
             kv_written: 0,
+            disk: 0,
             tokens: 0,
             passes: 0,
         };
@@ -140,6 +145,11 @@ impl Ledger {
         counts.kv_written += written as u64;
     }
 
+    /// Counts bytes that were read of the disk.
+    pub fn disk(&mut self, bytes: u64) {
+        self.counts[self.phase as usize].disk += bytes;
+    }
+
     /// The sums of a phase.
     pub fn phase(&self, phase: Phase) -> PhaseBytes {
         let counts = &self.counts[phase as usize];
@@ -156,6 +166,7 @@ impl Ledger {
             roles,
             kv_read: counts.kv_read,
             kv_written: counts.kv_written,
+            disk: counts.disk,
         }
     }
 
@@ -180,10 +191,11 @@ mod tests {
         ledger.read(down(1), 20);
         ledger.read(TensorName { role: Role::Head, layer: None }, 5);
         ledger.kv(3, 2);
+        ledger.disk(50);
         let decode = ledger.phase(Phase::Decode);
         assert_eq!((decode.tokens, decode.passes, decode.weights), (1, 1, 35));
         assert_eq!(decode.group(RoleGroup::Ffn), 30);
-        assert_eq!((decode.kv_read, decode.kv_written), (3, 2));
+        assert_eq!((decode.kv_read, decode.kv_written, decode.disk), (3, 2, 50));
         assert_eq!(ledger.layer(Phase::Decode, 1), 20);
         assert_eq!(ledger.phase(Phase::Prefill).weights, 1000);
         assert!((decode.read_per_token() - 38.0).abs() < 1e-9);

@@ -1,7 +1,8 @@
 //! Files mapped into memory, read-only.
 
 use memmap2::Mmap;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// A file mapped read-only. Its pages are shared with every other process that maps it.
@@ -9,6 +10,17 @@ use std::path::{Path, PathBuf};
 pub struct Mapping {
     path: PathBuf,
     map: Mmap,
+    identity: Identity,
+}
+
+/// Which file a path stood for: its device and number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity(u64, u64);
+
+impl Identity {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
 }
 
 /// Why a file could not be mapped.
@@ -71,13 +83,29 @@ impl Mapping {
             return Err(MapError::NotAFile { path: owned() });
         }
         let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.len() == 0 {
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.len() == 0 {
             return Err(MapError::Empty { path: owned() });
         }
         // SAFETY: the mapping is private to readers; that the file is not changed underneath it
         // is the documented condition of this function, as for every program that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Self { path: owned(), map })
+        Ok(Self { path: owned(), map, identity: Identity::of(&metadata) })
+    }
+
+    /// Which file it is, whatever its name stands for by now.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Gives the pages that were looked at back to the system; they are read again when they are
+    /// looked at again.
+    pub(crate) fn forget_pages(&self) {
+        // SAFETY: the mapping is of a file and is never written, so that dropped pages come back
+        // with the same content.
+        let advised = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        // Where it is refused, a little memory stays in use.
+        let _ = advised;
     }
 
     /// The file's path as it was given.

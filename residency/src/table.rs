@@ -107,6 +107,12 @@ impl BlockTable {
         &self.blocks[id.0 as usize]
     }
 
+    /// The number of a block's mapping, and where in it the block lies.
+    pub(crate) fn place(&self, id: BlockId) -> (usize, Range<usize>) {
+        let block = self.block(id);
+        (block.mapping, block.range.clone())
+    }
+
     /// Every block.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = &Block> {
         self.blocks.iter()

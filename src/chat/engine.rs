@@ -144,6 +144,7 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         bytes_per_token: of.bytes_per_token(),
         mb_per_token: megabytes_per_token(of.bytes_per_token()),
         bytes: of.bytes.clone(),
+        residency: Some(of.residency.clone()),
         spec_decode: of.speculation.clone().map(SpecDecode::of),
         stop_reason,
         seed,

@@ -24,6 +24,7 @@ fn stats(settings: &Settings, stop_reason: StopReason) -> Stats {
         mb_per_token: None,
         bytes: Vec::new(),
         spec_decode: None,
+        residency: None,
         stop_reason,
         seed: settings.seed,
         peak_resident_bytes: None,

@@ -78,6 +78,7 @@ impl ContextArgs {
         (options.threads, options.threads_batch) = threads.resolve(options.threads);
         options.cache_k = self.cache.cache_type_k;
         options.cache_v = self.cache.cache_type_v;
+        options.ram = self.memory.ram;
         options
     }
 }
@@ -103,6 +104,18 @@ pub struct ContextArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub cache: CacheArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub memory: MemoryArgs,
+}
+
+/// How much memory a model may take.
+#[derive(Args, Clone, Debug)]
+pub struct MemoryArgs {
+    /// Memory for weights, cache and activations, such as 2600M or 3G: what does not fit is read
+    /// from disk for each pass, with the same results [default: weights are mapped].
+    #[arg(long, value_name = "BYTES", value_parser = aios_residency::parse_bytes)]
+    pub ram: Option<u64>,
 }
 
 /// How keys and values are kept.
@@ -134,6 +147,9 @@ pub struct ComputeArgs {
     /// The type of the cached values (-ctv) [default: f16, or f32 with --exact].
     #[arg(long, value_name = "TYPE")]
     pub cache_type_v: Option<CacheType>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub memory: MemoryArgs,
 }
 
 impl ComputeArgs {
@@ -149,6 +165,7 @@ impl ComputeArgs {
         let cache = if self.exact { CacheType::F32 } else { CacheType::F16 };
         options.cache_k = self.cache_type_k.unwrap_or(cache);
         options.cache_v = self.cache_type_v.unwrap_or(cache);
+        options.ram = self.memory.ram;
         Ok(options)
     }
 }
@@ -270,6 +287,7 @@ mod tests {
         assert_eq!((all.generate.predict, all.generate.max_tokens()), (-1, None));
         assert_eq!(all.context.ctx_size, 4096);
         assert_eq!(all.context.cache.cache_type_k, CacheType::F16);
+        assert_eq!(all.context.memory.ram, None);
         let sampling = &all.sampling;
         assert_eq!((sampling.temp, sampling.top_k, sampling.top_p), (0.8, 40, 0.95));
         assert_eq!((sampling.min_p, sampling.repeat_penalty, sampling.seed), (0.05, 1.0, -1));
@@ -305,6 +323,7 @@ mod tests {
             (["-c", "-1"], "-1"),
             (["-ctk", "q2"], "known are f32, f16"),
             (["--stats", "xml"], "possible values: json"),
+            (["--ram", "3GB"], "must be bytes like 2600M"),
         ] {
             let error = parse(&args).unwrap_err();
             assert!(error.contains(want), "{args:?}: {error}");

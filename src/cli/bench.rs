@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use aios_engine::{EngineError, Executor};
+use aios_residency::{ResidencyStats, measure_disk};
 use aios_validation::bench::{Plan, Speeds, Statistics, measure};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -14,6 +15,9 @@ use super::doctor::buffer_bytes;
 use super::{ComputeArgs, ModelArgs, Usage, WeightArgs, model_file};
 use crate::doctor::{Report as Machine, bandwidth};
 use crate::interrupt::Interrupt;
+
+/// Bytes of a file that are read to measure its disk.
+const DISK_BYTES: u64 = 2_000_000_000;
 
 /// Measure loading, reading a prompt and generating, as llama-bench does.
 #[derive(Args, Debug)]
@@ -99,6 +103,15 @@ struct Report {
     stream_gb_per_s: Option<Statistics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth_fraction: Option<Statistics>,
+    /// Of the last repetition.
+    residency: ResidencyStats,
+    /// What the disk gives when nothing else is done, and what decoding read of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_gb_per_s: Option<Statistics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_read_gb_per_s: Option<Statistics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_fraction: Option<Statistics>,
 }
 
 /// Runs `aios bench`.
@@ -147,7 +160,16 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let bytes = buffer_bytes(&Machine::collect(Path::new("/")));
         Some(bandwidth::measure(threads, bytes, plan.repetitions)?)
     };
-    let report = report(&executor, &plan, load_ms, speeds, stream.as_ref());
+    // Streamed weights are bounded by the disk, which is measured in the same run.
+    let file = executor.streamed_file().filter(|_| plan.generate > 0).map(Path::to_owned);
+    let residency = executor.residency();
+    let stream = stream.as_ref();
+    let mut report = report((&executor, residency), &plan, load_ms, speeds, stream);
+    drop(executor);
+    if let Some(file) = file {
+        let read = |_| Ok(measure_disk(&file, DISK_BYTES)?.gb_per_s);
+        report.add_disk((0..plan.repetitions).map(read).collect::<anyhow::Result<_>>()?);
+    }
     let mut out = io::stdout().lock();
     match args.output {
         Format::Md => print(&report, &mut out)?,
@@ -159,8 +181,24 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Report {
+    /// Puts what decoding read of the disk beside what the disk gives.
+    fn add_disk(&mut self, samples: Vec<f64>) {
+        let disk = Statistics::of(samples);
+        let speeds = self.decode_tokens_per_s.as_ref().map(|speeds| &speeds.samples);
+        let each = self.residency.disk_bytes_per_token.zip(speeds);
+        let read: Vec<f64> = each.map_or_else(Vec::new, |(bytes, speeds)| {
+            speeds.iter().map(|speed| speed * bytes / 1e9).collect()
+        });
+        let fraction = disk.as_ref().map(|disk| read.iter().map(|gb| gb / disk.median).collect());
+        self.disk_gb_per_s = disk;
+        self.disk_read_gb_per_s = Statistics::of(read);
+        self.disk_fraction = fraction.and_then(Statistics::of);
+    }
+}
+
 fn report(
-    executor: &Executor,
+    (executor, residency): (&Executor, ResidencyStats),
     plan: &Plan,
     load_ms: Vec<f64>,
     speeds: Speeds,
@@ -192,6 +230,10 @@ fn report(
         read_gb_per_s: Statistics::of(read),
         stream_gb_per_s: stream.and_then(|s| Statistics::of(s.samples_gb_per_s.clone())),
         bandwidth_fraction: fraction.and_then(Statistics::of),
+        residency,
+        disk_gb_per_s: None,
+        disk_read_gb_per_s: None,
+        disk_fraction: None,
     }
 }
 
@@ -220,6 +262,9 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
         (&decode, "GB/s", 1.0, 2, &report.read_gb_per_s),
         ("streaming read", "GB/s", 1.0, 2, &report.stream_gb_per_s),
         (&decode, "of the streaming read", 1.0, 3, &report.bandwidth_fraction),
+        (&decode, "GB/s from disk", 1.0, 2, &report.disk_read_gb_per_s),
+        ("disk alone", "GB/s", 1.0, 2, &report.disk_gb_per_s),
+        (&decode, "of the disk alone", 1.0, 3, &report.disk_fraction),
     ] {
         let Some(Statistics { median, mean, sd, samples }) = statistics else { continue };
         let shown = |x: &f64| format!("{:.digits$}", x * scale);

@@ -54,7 +54,8 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let prompt = prompt_of(&args.generate)?;
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, false, &interrupt)?;
-    let options = args.context.options(&args.threads, model.config().context);
+    let mut options = args.context.options(&args.threads, model.config().context);
+    args.speculation.make_room(&mut options, &interrupt)?;
     let mut session = Session::new(model, options)?;
     let costs = args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());

@@ -1,9 +1,10 @@
 //! `aios doctor`: the report on the machine as a table or as JSON.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aios_engine::gguf::Escaped;
+use aios_residency::measure_disk;
 use clap::Args;
 
 use super::models::catalog;
@@ -19,6 +20,9 @@ const BEYOND_CACHE: u64 = 4;
 /// The least and the most that the buffer has.
 const BUFFER_BYTES: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 
+/// The most that is read of a disk.
+const DISK_BYTES_MAX: u64 = 4_000_000_000;
+
 /// Say what this machine can do: instruction sets, caches, memory, counters, bandwidth; and what
 /// is kept on its disk.
 #[derive(Args, Debug)]
@@ -26,6 +30,7 @@ const BUFFER_BYTES: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 Examples:
   aios doctor
   aios doctor --json --no-bandwidth
+  aios doctor --no-bandwidth --disk model.gguf
 
 The bandwidth is a plain streaming read of a buffer well beyond the caches. It bounds decoding:
 tokens per second <= bandwidth / bytes per token.
@@ -39,6 +44,9 @@ pub(super) struct DoctorArgs {
     /// Do not measure the bandwidth (it takes some seconds and up to a quarter of the memory).
     #[arg(long)]
     no_bandwidth: bool,
+    /// Measure how fast the disk gives this file, read as weights are that exceed --ram.
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
 }
 
 /// Runs `aios doctor`.
@@ -48,6 +56,8 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         report.bandwidth = Some(measure(&report)?);
     }
     report.panels = panels(&catalog()?);
+    report.disk =
+        args.disk.as_deref().map(|file| measure_disk(file, DISK_BYTES_MAX)).transpose()?;
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
@@ -93,6 +103,13 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     print_counters(&report.counters, out)?;
     if let Some(panels) = &report.panels {
         print_panels(panels, out)?;
+    }
+    if let Some(disk) = &report.disk {
+        writeln!(out, "Disk (measured)")?;
+        let way = if disk.direct { "past the page cache" } else { "through the page cache" };
+        let rate = format!("{:.2} GB/s over {}, {way}", disk.gb_per_s, bytes(disk.bytes));
+        row(out, "streamed weights", &rate)?;
+        writeln!(out)?;
     }
     let Some(measured) = &report.bandwidth else { return Ok(()) };
     writeln!(out, "Streaming read (measured, median of {RUNS} runs)")?;

@@ -89,6 +89,9 @@ pub fn run(args: &HeadroomArgs) -> anyhow::Result<()> {
     Ok(deliver(written, args.json.then_some(&*json), || report.markdown(&[]))?)
 }
 
+/// Executors that a measurement has at a time.
+const EXECUTORS: u64 = 3;
+
 /// The report that `args` ask for.
 ///
 /// # Errors
@@ -97,7 +100,9 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
     // The prompts are read first: a mistake in them should not cost the loading of a model.
     let prompts = Prompts::read(&args.calibration)?;
     let plan = args.plan()?;
-    let options = args.compute.options(plan.context())?;
+    let mut options = args.compute.options(plan.context())?;
+    // Modified runs are compared side by side with others: so many executors share the memory.
+    options.ram = options.ram.map(|ram| ram / EXECUTORS);
     let path = model_file(&args.model.model, interrupt)?;
     let model = args.weights.load(&path, args.compute.exact, interrupt)?;
     let bar = bar(TEMPLATE);

@@ -36,8 +36,8 @@ use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 pub use args::{
-    CacheArgs, ComputeArgs, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, StatsFormat,
-    ThreadArgs, spell_out,
+    CacheArgs, ComputeArgs, ContextArgs, GenerateArgs, MemoryArgs, ModelArgs, SamplingArgs,
+    StatsFormat, ThreadArgs, spell_out,
 };
 pub use chat::{ChatArgs, run as run_chat};
 pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroom};

@@ -60,7 +60,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, false, &interrupt)?;
-    let options = args.context.options(&args.threads, model.config().context);
+    let mut options = args.context.options(&args.threads, model.config().context);
+    args.speculation.make_room(&mut options, &interrupt)?;
     let mut session = Session::new(model.clone(), options)?;
     let costs = args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());

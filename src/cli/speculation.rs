@@ -99,6 +99,22 @@ impl SpecArgs {
         Ok(Some(known))
     }
 
+    /// Takes what the draft model needs off the memory that the target may use.
+    ///
+    /// # Errors
+    /// A draft model that cannot be loaded.
+    pub fn make_room(
+        &self,
+        options: &mut ExecutorOptions,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        if let (Some(ram), Some(name)) = (options.ram, &self.model_draft) {
+            let draft = Model::load(&model_file(name, interrupt)?)?;
+            options.ram = Some(ram.saturating_sub(draft.footprint(options)?));
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), Usage> {
         let refuse = |text: &str| Err(Usage(text.to_owned()));
         match (self.spec, &self.model_draft, self.spec_corpus.is_empty()) {
@@ -123,7 +139,9 @@ impl SpecArgs {
     ) -> anyhow::Result<DraftModel> {
         let path = model_file(name, interrupt)?;
         let model = weights.load(&path, false, interrupt)?;
-        DraftModel::new(model, target, options.clone())
+        // It is small, and its bytes were taken off the target's budget.
+        let options = ExecutorOptions { ram: None, ..options.clone() };
+        DraftModel::new(model, target, options)
             .with_context(|| format!("{} cannot draft", path.display()))
     }
 
@@ -221,6 +239,8 @@ fn key(session: &Session, draft: Option<&DraftModel>) -> Option<String> {
     part(options.isa.description());
     part(&format!("{} {}", options.threads, options.threads_batch));
     part(&format!("{} {}", options.cache_k, options.cache_v));
+    // Passes that read weights from disk cost something else.
+    part(&executor.residency().stream_bytes.to_string());
     for model in std::iter::once(executor.model()).chain(draft.map(DraftModel::model)) {
         let path = fs::canonicalize(model.path()).ok()?;
         let meta = fs::metadata(&path).ok()?;

@@ -33,6 +33,8 @@ pub struct Report {
     pub bandwidth: Option<Vec<bandwidth::Measurement>>,
     /// Repacked weights on the disk; absent where no folder is named for them.
     pub panels: Option<Panels>,
+    /// The measured read of a file, if one was named.
+    pub disk: Option<aios_residency::DiskSpeed>,
 }
 
 impl Report {
@@ -46,6 +48,7 @@ impl Report {
             counters: Counters::collect(&files),
             bandwidth: None,
             panels: None,
+            disk: None,
         }
     }
 

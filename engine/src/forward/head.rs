@@ -3,12 +3,10 @@
 use super::project::Entry;
 use super::{Chooser, Executor, Scores};
 use crate::error::EngineError;
+use crate::memory::LOGIT_ROWS;
 use crate::model::Model;
 use aios_contract::{Role, TensorName};
 use aios_kernels::{norm, softcap};
-
-/// Rows of logits that are computed at a time when every position's are wanted.
-const LOGIT_ROWS: usize = 16;
 
 impl Executor {
     /// Final norm, head and soft cap for the given rows of the pass, a few at a time; where only
@@ -21,6 +19,7 @@ impl Executor {
         best: Option<usize>,
         judge: &mut Chooser<'_>,
     ) -> Result<(), EngineError> {
+        self.context.memory.check()?;
         let Some(judged) = self.screened(model, start, rows.clone(), best, judge)? else {
             return Ok(());
         };
@@ -40,6 +39,7 @@ impl Executor {
             state.logits.resize(count * config.vocab, 0.0);
             let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
             context.project((model.blocks(), meter), normed, d, head);
+            context.memory.check()?;
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
             }

@@ -8,17 +8,19 @@ mod screen;
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
+use crate::memory::{Memory, Need, longest_input};
 use crate::meter::{Meter, Observer};
 use crate::model::{Layer, Model, NormWeights};
 use crate::rope::RopeTable;
-use aios_contract::{BlockLayout, ModelConfig, TensorName};
+use aios_contract::{BlockLayout, TensorName};
 use aios_kernels::{
     AttentionScratch, CacheType, Isa, Pool, QuantRows, ScaleBlock, add, dequantize, norm,
     norm_in_place, scale,
 };
-use aios_residency::{Ledger, Phase};
+use aios_residency::{Ledger, Phase, ResidencyStats};
 use project::Context;
 use screen::Screening;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use screen::{Chooser, Scores, ScreenStats};
@@ -42,6 +44,9 @@ pub struct ExecutorOptions {
     pub batch: usize,
     /// Compute with dequantised weights and unquantised activations.
     pub exact: bool,
+    /// Bytes of memory for weights, cache and activations; `None` lets the system decide what
+    /// stays in memory, unless the model exceeds it.
+    pub ram: Option<u64>,
 }
 
 impl ExecutorOptions {
@@ -57,6 +62,7 @@ impl ExecutorOptions {
             isa: Isa::detect(),
             batch: 512,
             exact: false,
+            ram: None,
         }
     }
 }
@@ -145,7 +151,11 @@ impl Executor {
         };
         let config = model.config();
         let longest = longest_input(config);
-        let batch = options.batch.clamp(1, options.context);
+        let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
+        let scratch =
+            AttentionScratch::with_capacity(config.attention.heads, cache.shape().capacity);
+        let need = Need::new(&model, cache.bytes(), scratch.bytes());
+        let (memory, batch) = Memory::new(&model, &options, need)?;
         let rows = |block| QuantRows::with_capacity(block, batch, longest);
         let context = Context {
             isa: options.isa,
@@ -155,10 +165,8 @@ impl Executor {
             exact: options.exact,
             q32: rows(ScaleBlock::B32),
             q256: rows(ScaleBlock::B256),
+            memory,
         };
-        let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
-        let scratch =
-            AttentionScratch::with_capacity(config.attention.heads, cache.shape().capacity);
         let meter = Meter::new(config.layers);
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
@@ -201,9 +209,20 @@ impl Executor {
         &self.meter.ledger
     }
 
-    /// Sets the counts back to zero.
+    /// Sets the counts back to zero, those of residency too.
     pub fn reset_ledger(&mut self) {
         self.meter.ledger.reset();
+        self.context.memory.reset();
+    }
+
+    /// A file that weights are streamed from, if any are.
+    pub fn streamed_file(&self) -> Option<&Path> {
+        self.context.memory.streamed_file()
+    }
+
+    /// Where the weights live, and what passes have read of them.
+    pub fn residency(&self) -> ResidencyStats {
+        self.context.memory.stats()
     }
 
     /// Lets `observer` see the passes that follow; returns the one before.
@@ -329,6 +348,12 @@ impl Executor {
         let (n, start) = (tokens.len(), self.len);
         self.context.single = n == 1;
         self.meter.start_pass(phase, n);
+        let logits = match want {
+            Want::None => 0..0,
+            Want::Last => n - 1..n,
+            Want::All => 0..n,
+        };
+        self.context.memory.begin_pass(n, logits.len());
         self.resize(n);
         self.embed(&model, tokens);
         let ropes = model.ropes(self.cache.context());
@@ -340,11 +365,9 @@ impl Executor {
             self.layer(&model, index, layer, start);
         }
         self.len += n;
-        match want {
-            Want::None => Ok(()),
-            Want::Last => self.logits(&model, start, n - 1..n, best, chooser),
-            Want::All => self.logits(&model, start, 0..n, best, chooser),
-        }
+        let outcome = self.logits(&model, start, logits, best, chooser);
+        self.meter.ledger.disk(self.context.memory.new_disk_bytes());
+        outcome
     }
 
     /// Makes the buffers fit `n` tokens; memory is kept from pass to pass.
@@ -370,15 +393,14 @@ impl Executor {
     /// x = rows of the embedding, times its factor.
     fn embed(&mut self, model: &Model, tokens: &[u32]) {
         let (config, tensor) = (model.config(), &model.weights().embedding);
-        let matrix = tensor.matrix(model.blocks());
+        let name = model.blocks().block(tensor.id).name;
+        let isa = self.context.isa;
         for (token, x) in tokens.iter().zip(self.state.x.chunks_exact_mut(config.d_model)) {
-            let row = matrix.row_range(*token as usize, 1);
-            self.meter.weights(
-                model.blocks().block(tensor.id).name,
-                row.bytes().len(),
-                row.bytes(),
-            );
-            dequantize(self.context.isa, row.dtype(), row.bytes(), x)
+            let Some(row) = self.context.memory.row(model.blocks(), *token as usize) else {
+                return;
+            };
+            self.meter.weights(name, row.len(), row);
+            dequantize(isa, tensor.dtype, row, x)
                 .expect("a row of a checked matrix has the bytes of its elements");
         }
         if let Some(factor) = config.embedding_scale {
@@ -415,10 +437,4 @@ impl Executor {
         post(&layer.ffn.post_norm, &mut self.state.branch);
         add(isa, &mut self.state.x, &self.state.branch);
     }
-}
-
-/// The longest row that is quantised.
-fn longest_input(config: &ModelConfig) -> usize {
-    let attended = config.attention.heads * config.attention.value_len;
-    config.d_model.max(attended).max(config.ffn.len)
 }

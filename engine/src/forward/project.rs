@@ -1,7 +1,9 @@
 //! Products of the weights with the activations of a pass.
 
+use crate::memory::Memory;
 use crate::meter::Meter;
 use crate::model::{Projection, Tensor};
+use aios_contract::TensorName;
 use aios_kernels::{
     Input, Isa, Pool, Product, QuantRows, ScaleBlock, add_to_rows, matmul, scale_block,
 };
@@ -19,6 +21,7 @@ pub(super) struct Context {
     pub(super) exact: bool,
     pub(super) q32: QuantRows,
     pub(super) q256: QuantRows,
+    pub(super) memory: Memory,
 }
 
 impl Context {
@@ -53,18 +56,27 @@ impl Context {
             q256: needs256.then_some(&self.q256),
             exact: self.exact,
         };
-        let exact = self.exact;
         meter.read(x);
-        let mut products = list.each_mut().map(|Entry { tensor, bias, out }| {
-            let (name, weights) = (blocks.block(tensor.id).name, tensor.factor(blocks, exact));
-            meter.weights(name, tensor.bytes(), weights.bytes());
-            if let Some(bias) = bias {
-                meter.weights(name, size_of_val(*bias), bias);
+        list.iter().for_each(|entry| self.memory.count(entry.tensor));
+        let memory = &self.memory;
+        let whole = list.each_ref().map(|entry| memory.whole(blocks, entry.tensor));
+        if whole.iter().all(Option::is_some) {
+            let mut whole = whole.into_iter().flatten();
+            let mut products = list.each_mut().map(|entry| {
+                let weights = whole.next().expect("a matrix an entry");
+                let name = blocks.block(entry.tensor.id).name;
+                meter.weights(name, entry.tensor.bytes(), weights.bytes());
+                entry.meter(name, meter);
+                Product { weights, out: entry.out }
+            });
+            matmul(self.isa, &pool, input, &mut products);
+        } else {
+            for entry in &mut list {
+                let tools = (self.isa, &*pool);
+                self.memory.multiply((blocks, meter), tools, input, entry.tensor, entry.out);
+                entry.meter(blocks.block(entry.tensor.id).name, meter);
             }
-            meter.wrote(out);
-            Product { weights, out }
-        });
-        matmul(self.isa, &pool, input, &mut products);
+        }
         for Entry { bias, out, .. } in list {
             if let Some(bias) = bias {
                 add_to_rows(self.isa, out, bias);
@@ -79,6 +91,16 @@ pub(super) struct Entry<'a> {
     pub(super) bias: Option<&'a [f32]>,
     /// The result, \[n\]\[rows\].
     pub(super) out: &'a mut [f32],
+}
+
+impl Entry<'_> {
+    /// Tells of the bias and of the result.
+    fn meter(&self, name: TensorName, meter: &mut Meter) {
+        if let Some(bias) = self.bias {
+            meter.weights(name, size_of_val(bias), bias);
+        }
+        meter.wrote(self.out);
+    }
 }
 
 impl Projection {

@@ -92,7 +92,8 @@ impl Executor {
         };
         let (shape, n, d) = (screen.sketch().shape(), rows.len(), config.d_model);
         let few = n <= screen.positions_most() && best <= shape.panels() / 2;
-        if !few || context.exact || config.logit_softcap.is_some() {
+        let able = !context.exact && context.memory.is_mapped();
+        if !few || !able || config.logit_softcap.is_some() {
             return Ok(Some(0));
         }
         let (isa, pool) = (context.isa, context.pool());

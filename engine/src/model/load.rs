@@ -219,8 +219,8 @@ impl<'a> Loader<'a> {
         let range = bound(info.range.start)..bound(info.range.end);
         let id = self.blocks.insert(name, info.dtype, part, range);
         let id = id.map_err(|source| TensorError::Range { name: gguf_name(), source })?;
-        let tensor =
-            Tensor { id, dtype: info.dtype, total_rows: rows, first: 0, rows, cols, panels: None };
+        let (dtype, panels, number) = (info.dtype, None, 0);
+        let tensor = Tensor { id, dtype, total_rows: rows, first: 0, rows, cols, panels, number };
         tensor
             .whole(&self.blocks)
             .map_err(|source| TensorError::Matrix { name: gguf_name(), source })?;
@@ -425,7 +425,9 @@ impl<'a> Loader<'a> {
         }
         let ropes = Ropes::new(&config.rope, short.as_deref());
         let long_ropes = long.map(|long| Ropes::new(&config.rope, Some(&long)));
-        Ok((Weights { embedding, layers: layers?, output_norm, head }, ropes, long_ropes))
+        let mut weights = Weights { embedding, layers: layers?, output_norm, head };
+        (0..).zip(weights.factors_mut()).for_each(|(number, tensor)| tensor.number = number);
+        Ok((weights, ropes, long_ropes))
     }
 
     /// The head of a model whose head is its embedding: the same bytes in another role.

@@ -3,7 +3,8 @@
 
 use aios_contract::{DType, NormConfig, Role};
 use aios_kernels::{Matrix, MatrixError, Norm, PANEL_ROWS};
-use aios_residency::{BlockId, BlockTable};
+use aios_residency::{BlockId, BlockTable, Run};
+use std::ops::Range;
 
 /// A matrix, or a run of rows of one.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Tensor {
     pub cols: usize,
     /// The same tensor repacked, if it is.
     pub panels: Option<BlockId>,
+    /// Its place among the matrices that a pass reads, in their order.
+    pub number: usize,
 }
 
 impl Tensor {
@@ -29,35 +32,49 @@ impl Tensor {
         Matrix::new(self.dtype, self.total_rows, self.cols, blocks.resolve(self.id))
     }
 
-    /// The rows that are meant.
-    ///
-    /// # Panics
-    /// If [`Self::whole`] fails; loading has seen that it does not.
-    pub(crate) fn matrix<'a>(&self, blocks: &'a BlockTable) -> Matrix<'a> {
-        let whole = self.whole(blocks).expect("checked when the model was loaded");
-        whole.row_range(self.first, self.rows)
+    /// The panels, if products read these rows in them: an `exact` product takes rows, and so do
+    /// rows that begin within a panel.
+    fn packed(&self, exact: bool) -> Option<BlockId> {
+        self.panels.filter(|_| !exact && self.first.is_multiple_of(PANEL_ROWS))
     }
 
-    /// The rows that are meant, as products read them fastest: in panels if there are any, unless
-    /// the product is `exact`, which takes rows.
+    /// Where the rows that are meant lie, as products read them fastest.
+    pub(crate) fn run(&self, exact: bool) -> Run {
+        let row = self.row_bytes();
+        let (block, end) = match self.packed(exact) {
+            Some(panels) => (panels, (self.first + self.rows).next_multiple_of(PANEL_ROWS)),
+            None => (self.id, self.first + self.rows),
+        };
+        Run { block, range: self.first * row..end * row, granule: PANEL_ROWS * row }
+    }
+
+    /// The rows that lie at `range` of the run, whose bytes these are, and the first row's number
+    /// among those that are meant.
     ///
     /// # Panics
-    /// As [`Self::matrix`].
-    pub(crate) fn factor<'a>(&self, blocks: &'a BlockTable, exact: bool) -> Matrix<'a> {
-        match self.panels {
-            Some(id) if !exact && self.first.is_multiple_of(PANEL_ROWS) => {
-                let (dtype, bytes) = (self.dtype, blocks.resolve(id));
-                let whole = Matrix::packed(dtype, self.total_rows, self.cols, bytes);
-                let whole = whole.expect("checked when the panels were mapped");
-                whole.row_range(self.first, self.rows)
-            }
-            _ => self.matrix(blocks),
-        }
+    /// If it is not a range of whole rows, or of whole panels.
+    pub(crate) fn part<'a>(
+        &self,
+        exact: bool,
+        range: &Range<usize>,
+        bytes: &'a [u8],
+    ) -> (usize, Matrix<'a>) {
+        let row = self.row_bytes().max(1);
+        let first = range.start / row;
+        let rows = (range.end / row).min(self.rows) - first;
+        let make = if self.packed(exact).is_some() { Matrix::packed } else { Matrix::new };
+        let part = make(self.dtype, rows, self.cols, bytes);
+        (first, part.expect("a run is cut after whole rows and panels"))
+    }
+
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.dtype.row_bytes(self.cols).unwrap_or(0)
     }
 
     /// Bytes of the rows that are meant.
     pub(crate) fn bytes(&self) -> usize {
-        self.dtype.row_bytes(self.cols).unwrap_or(0) * self.rows
+        self.row_bytes() * self.rows
     }
 }
 

@@ -5,7 +5,7 @@ use crate::error::EngineError;
 use crate::forward::{Executor, Want};
 use aios_residency::Phase;
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The most tokens of a pass: drafted ones and the one before them.
 pub const PASS_MAX: usize = 16;
@@ -160,6 +160,9 @@ impl PassCosts {
     ) -> Result<Self, EngineError> {
         const ROUNDS_MIN: usize = 3;
         const ROUNDS_MAX: usize = 8;
+        /// Passes that take seconds, such as those that read weights from disk, vary little.
+        const LONG: Duration = Duration::from_secs(10);
+        let started = Instant::now();
         let mut of_target = Timings::new(target, TARGET_TIMED, Phase::Verify, Want::All);
         let mut of_draft = draft
             .as_deref()
@@ -172,7 +175,8 @@ impl PassCosts {
                 timings.round(draft)?;
             }
             apart = of_draft.as_ref().map_or(0.0, Timings::apart).max(of_target.apart());
-            if round >= ROUNDS_MIN && apart <= Self::APART_MAX {
+            let settled = round >= ROUNDS_MIN && apart <= Self::APART_MAX;
+            if settled || started.elapsed() > LONG {
                 break;
             }
         }

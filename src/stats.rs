@@ -37,7 +37,9 @@ pub struct Stats {
     pub decode_ms: f64,
     /// Bytes that the executor has read for each generated token, counted by the engine's ledger.
     pub bytes_per_token: Option<f64>,
-    /// The same in 10⁶ bytes, and how it was found out.
+    /// Bytes read of the disk for each of them, those ahead of their use included.
+    pub disk_bytes_per_token: Option<f64>,
+    /// `bytes_per_token` in 10⁶ bytes, and how it was found out.
     pub mb_per_token: Option<MegabytesPerToken>,
     /// Bytes read and written by phase, and by role.
     pub bytes: Vec<PhaseBytes>,
@@ -123,11 +125,13 @@ impl Stats {
     /// Adds a later answer to this one.
     pub fn add(&mut self, later: &Self) {
         // The mean of the bytes is over the tokens; an answer without tokens has no say in it.
-        let weigh = |stats: &Self| Some((stats.bytes_per_token?, stats.generated_tokens as f64));
-        self.bytes_per_token = match (weigh(self), weigh(later)) {
-            (Some((a, n)), Some((b, m))) if n + m > 0.0 => Some((a * n + b * m) / (n + m)),
-            (a, b) => a.or(b).map(|(bytes, _)| bytes),
+        let (n, m) = (self.generated_tokens as f64, later.generated_tokens as f64);
+        let mean = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) if n + m > 0.0 => Some((a * n + b * m) / (n + m)),
+            (a, b) => a.or(b),
         };
+        self.bytes_per_token = mean(self.bytes_per_token, later.bytes_per_token);
+        self.disk_bytes_per_token = mean(self.disk_bytes_per_token, later.disk_bytes_per_token);
         self.mb_per_token = megabytes_per_token(self.bytes_per_token);
         for of in &later.bytes {
             match self.bytes.iter_mut().find(|known| known.phase == of.phase) {
@@ -181,8 +185,7 @@ impl fmt::Display for Stats {
                 write!(f, ", {tokens:.2} tokens/pass")?;
             }
         }
-        let streamed = self.residency.as_ref().filter(|residency| residency.stream_bytes > 0);
-        if let Some(bytes) = streamed.and_then(|residency| residency.disk_bytes_per_token) {
+        if let Some(bytes) = self.disk_bytes_per_token.filter(|bytes| *bytes > 0.0) {
             write!(f, " | {:.1} MB/token from disk", bytes / 1e6)?;
         }
         if let Some(bytes) = self.peak_resident_bytes {
@@ -216,6 +219,7 @@ mod tests {
         prefill_ms: 100.0,
         decode_ms: 400.0,
         bytes_per_token: Some(96.4e6),
+        disk_bytes_per_token: None,
         mb_per_token: None,
         bytes: Vec::new(),
         spec_decode: None,
@@ -246,23 +250,22 @@ mod tests {
 
     #[test]
     fn what_came_from_disk_is_told_of_and_summed() {
-        let stats = |stream_bytes| {
-            let residency = ResidencyStats {
-                stream_bytes,
-                tokens: 10,
-                disk_bytes: 25_000_000,
-                disk_bytes_per_token: Some(2.5e6),
-                ..ResidencyStats::default()
-            };
-            Stats { residency: Some(residency), ..ONE }
+        let stats = |per_token: f64| {
+            let residency =
+                ResidencyStats { tokens: 10, disk_bytes: 25_000_000, ..ResidencyStats::default() };
+            let disk_bytes_per_token = Some(per_token);
+            Stats { residency: Some(residency), disk_bytes_per_token, ..ONE }
         };
-        assert!(stats(9).to_string().contains(" | 2.5 MB/token from disk | peak"));
-        assert_eq!(stats(0).to_string(), ONE.to_string());
+        assert!(stats(2.5e6).to_string().contains(" | 2.5 MB/token from disk | peak"));
+        assert_eq!(stats(0.0).to_string(), ONE.to_string());
         let mut sum = ONE;
-        sum.add(&stats(9));
-        sum.add(&Stats { residency: Some(ResidencyStats::default()), ..ONE });
+        sum.add(&stats(2.5e6));
+        assert_eq!(sum.disk_bytes_per_token, Some(2.5e6));
+        sum.add(&Stats { generated_tokens: 40, ..stats(5.0e6) });
+        // The first two answers have 20 tokens each.
+        assert!((sum.disk_bytes_per_token.unwrap() - 3.75e6).abs() < 1.0);
         let residency = sum.residency.unwrap();
-        assert_eq!((residency.tokens, residency.disk_bytes), (10, 25_000_000));
+        assert_eq!((residency.tokens, residency.disk_bytes), (20, 50_000_000));
     }
 
     #[test]

@@ -84,6 +84,13 @@ impl GenerationStats {
         let read: u64 = decoding.map(|bytes| bytes.weights + bytes.kv_read).sum();
         (self.decoded_tokens > 0).then(|| read as f64 / self.decoded_tokens as f64)
     }
+
+    /// Bytes read of the disk for each token after the first; `None` if there is no such token.
+    pub fn disk_bytes_per_token(&self) -> Option<f64> {
+        let decoding = self.bytes.iter().filter(|bytes| bytes.phase != Phase::Prefill);
+        let read: u64 = decoding.map(|bytes| bytes.disk).sum();
+        (self.decoded_tokens > 0).then(|| read as f64 / self.decoded_tokens as f64)
+    }
 }
 
 /// A sequence of tokens in the cache of an executor.

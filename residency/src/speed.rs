@@ -36,6 +36,8 @@ pub fn measure_disk(path: &Path, most: u64) -> Result<DiskSpeed, DiskError> {
     let next = AtomicU64::new(0);
     let work = || {
         let mut buffer = Pages::new(BUFFER_BYTES).map_err(wrong)?;
+        // As for buffers of weights: a disk writes a huge page in fewer pieces.
+        let _ = buffer.ask_for_huge();
         loop {
             let at = next.fetch_add(BUFFER_BYTES as u64, Ordering::Relaxed);
             let left = usize::try_from(total.saturating_sub(at)).unwrap_or(usize::MAX);

@@ -45,8 +45,8 @@ pub struct ResidencyStats {
     pub disk_bytes: u64,
     /// Reads of the disk.
     pub reads: u64,
-    /// `disk_bytes` over `tokens`.
-    pub disk_bytes_per_token: Option<f64>,
+    /// `disk_bytes` over `passes`.
+    pub disk_bytes_per_pass: Option<f64>,
     /// Streamed blocks that were there before they were asked for.
     pub prefetches: u64,
     /// Time that passes waited for the others.
@@ -83,7 +83,7 @@ impl ResidencyStats {
     pub(crate) fn derive(&mut self) {
         let ratio = |a: u64, b: u64| (b > 0).then(|| a as f64 / b as f64);
         self.hot_hit_ratio = ratio(self.bytes_hot, self.bytes_resolved);
-        self.disk_bytes_per_token = ratio(self.disk_bytes, self.tokens);
+        self.disk_bytes_per_pass = ratio(self.disk_bytes, self.passes);
     }
 }
 
@@ -95,6 +95,7 @@ mod tests {
     fn counts_are_summed_and_ratios_follow() {
         let one = ResidencyStats {
             tokens: 2,
+            passes: 1,
             bytes_resolved: 100,
             bytes_hot: 25,
             disk_bytes: 90,
@@ -105,7 +106,7 @@ mod tests {
         let mut sum = one.clone();
         sum.add(&ResidencyStats { tokens: 1, bytes_hot: 75, hot_bytes: 8, ..one });
         assert_eq!((sum.tokens, sum.hot_bytes, sum.disk_bytes), (3, 8, 180));
-        assert_eq!((sum.hot_hit_ratio, sum.disk_bytes_per_token), (Some(0.5), Some(60.0)));
+        assert_eq!((sum.hot_hit_ratio, sum.disk_bytes_per_pass), (Some(0.5), Some(90.0)));
         assert!((sum.disk_wait_ms - 3.0).abs() < 1e-9);
     }
 }

@@ -142,6 +142,7 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         prefill_ms: of.prefill.as_secs_f64() * 1e3,
         decode_ms: of.decode.as_secs_f64() * 1e3,
         bytes_per_token: of.bytes_per_token(),
+        disk_bytes_per_token: of.disk_bytes_per_token(),
         mb_per_token: megabytes_per_token(of.bytes_per_token()),
         bytes: of.bytes.clone(),
         residency: Some(of.residency.clone()),

@@ -21,6 +21,7 @@ fn stats(settings: &Settings, stop_reason: StopReason) -> Stats {
         prefill_ms: 10.0,
         decode_ms: 50.0,
         bytes_per_token: Some(1e6),
+        disk_bytes_per_token: None,
         mb_per_token: None,
         bytes: Vec::new(),
         spec_decode: None,

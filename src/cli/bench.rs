@@ -186,9 +186,10 @@ impl Report {
     fn add_disk(&mut self, samples: Vec<f64>) {
         let disk = Statistics::of(samples);
         let speeds = self.decode_tokens_per_s.as_ref().map(|speeds| &speeds.samples);
-        let each = self.residency.disk_bytes_per_token.zip(speeds);
+        let each = self.residency.disk_bytes_per_pass.zip(speeds);
+        let tokens = self.tokens_per_pass as f64;
         let read: Vec<f64> = each.map_or_else(Vec::new, |(bytes, speeds)| {
-            speeds.iter().map(|speed| speed * bytes / 1e9).collect()
+            speeds.iter().map(|speed| speed / tokens * bytes / 1e9).collect()
         });
         let fraction = disk.as_ref().map(|disk| read.iter().map(|gb| gb / disk.median).collect());
         self.disk_gb_per_s = disk;

@@ -1,8 +1,11 @@
 //! Runs come out of every tier with the bytes of the file.
 
+use super::build::is_slow;
 use super::*;
+use crate::disk::Access;
 use crate::mapping::Mapping;
 use aios_contract::{DType, Role, TensorName};
+use std::time::Duration;
 
 const LENGTHS: [usize; 5] = [40_000, 3_000, 120_000, 64, 90_000];
 const GRANULE: usize = 1000;

@@ -77,7 +77,7 @@ proptest! {
         let mut seen = 0;
         for n in 0..=blocks.len() {
             // The last loop of `assign` may add what rounding left, less than a block.
-            let even = if total == 0 { 0 } else { hot.min(total) * seen / total };
+            let even = (hot.min(total) * seen).checked_div(total).unwrap_or(0);
             prop_assert!(of(n).abs_diff(even) <= 2 * largest, "{} {even} at {n}", of(n));
             seen += blocks.get(n).copied().unwrap_or(0);
         }
@@ -92,7 +92,8 @@ proptest! {
                 prop_assert!(layout.bytes(Tier::Hot) + layout.ring_bytes() <= budget);
                 prop_assert_eq!(layout.tiers.len(), layout.cut.chunks.len());
                 prop_assert_eq!(layout.bytes(Tier::Stream) > 0, layout.buffers > 0);
-                let buffer = layout.buffer_bytes.max(BUFFER_BYTES * usize::from(layout.buffers == 0));
+                let whole = layout.buffers == 0;
+                let buffer = if whole { BUFFER_BYTES } else { layout.buffer_bytes };
                 sound(&spans, tail, buffer, &layout.cut)?;
                 prop_assert_eq!(lay_out(&spans, tail, budget), Ok(layout), "it is a function");
             }

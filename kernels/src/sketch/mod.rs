@@ -131,7 +131,9 @@ impl Sketch {
             return Err(SketchError::Scales);
         }
         let defect = defect(&directions);
-        if !(defect <= DEFECT_MAX) {
+        // NaN is no defect that is small.
+        let orthogonal = defect <= DEFECT_MAX;
+        if !orthogonal {
             return Err(SketchError::Directions);
         }
         let spread = Spread::new(cols, seed);

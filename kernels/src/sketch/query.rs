@@ -4,7 +4,6 @@
 use super::layout::{CENTRE, DIRECTIONS};
 use super::terms::roundings;
 use super::{SMALLEST, Sketch};
-use crate::act::QuantRows;
 use crate::matmul::{Input, scale_block};
 use crate::{Isa, ScaleBlock, isa::Op, simd::Simd};
 use aios_contract::DType;
@@ -86,7 +85,9 @@ impl Op for Fill<'_> {
         let Self { sketch, dtype, x, query } = self;
         let limits = &sketch.limits;
         let norm = norm(x);
-        if !(norm * (1.0 + limits.magnitude) < LARGE) {
+        // NaN is no number that a bound could be given for.
+        let bounded = norm * (1.0 + limits.magnitude) < LARGE;
+        if !bounded {
             return false;
         }
         let [rest, scratch] = &mut query.scratch;

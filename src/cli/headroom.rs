@@ -129,7 +129,7 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
             true => Err(EngineError::Cancelled),
             false => Ok(()),
         };
-        let found = simulate::decode(&mut executor, design, &mut go_on)?;
+        let found = simulate::decode(&mut executor, design, 0, &mut go_on)?;
         report.reread_ratio = Some(found.reread_ratio);
     }
     Ok(report)

@@ -100,7 +100,7 @@ impl Op for FloatRow<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        let [sum] = dot_floats(simd, self.w, &[self.x]);
+        let [[sum]] = dot_floats(simd, &[self.w], &[self.x]);
         sum
     }
 }

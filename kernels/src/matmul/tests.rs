@@ -423,8 +423,8 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!((matrix.row_range(1, 1).rows(), matrix.row_range(1, 1).bytes().len()), (1, 144));
 }
 
-/// Quantised rows that are those of another input (fewer, or of another length) or in groups that are
-/// too wide for the instruction set.
+/// Quantised rows that are those of another input (fewer, or of another length) or in groups that
+/// are too wide for the instruction set.
 #[test]
 fn quantised_rows_of_another_shape_are_refused() {
     let bytes = [0; 288];

@@ -98,8 +98,8 @@ pub(crate) trait Simd: Copy + 'static {
     type K: Copy;
     /// Whether [`Self::P`] has 32-bit lanes.
     const WIDE: bool;
-    /// The most columns that a product of panels takes at once, at most 8: what leaves the registers
-    /// for their sums.
+    /// The most columns that a product of panels takes at once, at most 8: as many as the registers
+    /// hold sums of.
     const COLUMNS: usize;
 
     /// Runs `op` in a function compiled for this instruction set.

@@ -142,37 +142,81 @@ impl QuantRows {
     /// # Panics
     /// If `len` is not a multiple of the block or the buffers are too small.
     pub fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], len: usize) {
-        assert!(len > 0 && len.is_multiple_of(self.block.len()) && x.len().is_multiple_of(len));
-        self.len = len;
-        self.stride = len.next_multiple_of(256);
+        assert!(len > 0 && x.len().is_multiple_of(len));
         let rows = x.len() / len;
-        self.rows = rows;
-        let (block, stride, blocks) = (self.block, self.stride, len / self.block.len());
-        let groups = stride / GROUP;
-        let quads = Shared::new(&mut self.quads[..rows * stride / 4]);
-        let scales = Shared::new(&mut self.scales[..rows * blocks]);
-        let halves = Shared::new(&mut self.groups.halves[..rows * groups]);
-        let sums = Shared::new(&mut self.groups.sums[..rows * groups]);
-        let floats = Shared::new(&mut self.groups.floats[..rows * groups]);
-        let negatives = Shared::new(&mut self.groups.negatives[..rows * groups]);
-        let shifts = Shared::new(&mut self.groups.shifts[..rows * groups]);
+        let writer = self.writer(rows, len);
         pool.for_each(rows, &|row| {
             // SAFETY: each row is one piece, and `for_each` gives a piece to one thread.
-            let call = unsafe {
-                Quantize {
-                    block,
-                    x: &x[row * len..(row + 1) * len],
-                    q: bytemuck::cast_slice_mut(quads.range(row * stride / 4, stride / 4)),
-                    scales: scales.range(row * blocks, blocks),
-                    halves: halves.range(row * groups, groups),
-                    sums: sums.range(row * groups, groups),
-                    floats: floats.range(row * groups, groups),
-                    negatives: negatives.range(row * groups, groups),
-                    shifts: shifts.range(row * groups, groups),
-                }
-            };
-            isa.run(call);
+            unsafe { writer.quantize(isa, row, 0, &x[row * len..(row + 1) * len]) };
         });
+    }
+
+    /// Starts `rows` rows of `len` elements, which are then quantised in parts.
+    ///
+    /// # Panics
+    /// As [`Self::quantize`].
+    pub(crate) fn writer(&mut self, rows: usize, len: usize) -> Writer<'_> {
+        assert!(len > 0 && len.is_multiple_of(self.block.len()));
+        (self.rows, self.len, self.stride) = (rows, len, len.next_multiple_of(256));
+        let groups = rows * self.stride / GROUP;
+        Writer {
+            block: self.block,
+            len,
+            stride: self.stride,
+            quads: Shared::new(&mut self.quads[..rows * self.stride / 4]),
+            scales: Shared::new(&mut self.scales[..rows * len / self.block.len()]),
+            halves: Shared::new(&mut self.groups.halves[..groups]),
+            sums: Shared::new(&mut self.groups.sums[..groups]),
+            floats: Shared::new(&mut self.groups.floats[..groups]),
+            negatives: Shared::new(&mut self.groups.negatives[..groups]),
+            shifts: Shared::new(&mut self.groups.shifts[..groups]),
+        }
+    }
+}
+
+/// Quantises parts of rows, on several threads at once.
+pub(crate) struct Writer<'a> {
+    block: ScaleBlock,
+    len: usize,
+    stride: usize,
+    quads: Shared<'a, i32>,
+    scales: Shared<'a, f32>,
+    halves: Shared<'a, i32>,
+    sums: Shared<'a, i16>,
+    floats: Shared<'a, f32>,
+    negatives: Shared<'a, i32>,
+    shifts: Shared<'a, i32>,
+}
+
+impl Writer<'_> {
+    /// Quantises `x`, whole blocks that are the elements of `row` from `start` on.
+    ///
+    /// # Safety
+    /// No two threads quantise the same block at a time.
+    pub(crate) unsafe fn quantize(&self, isa: Isa, row: usize, start: usize, x: &[f32]) {
+        let Self { len, stride, .. } = *self;
+        let block = self.block.len();
+        // Who quantises the last part also fills up the row.
+        let padded = if start + x.len() == len { stride - start } else { x.len() };
+        let (group, groups) = ((row * stride + start) / GROUP, padded / GROUP);
+        // SAFETY: the ranges are those of whole blocks, each of which the caller leaves to one
+        // thread; they are alive in this call only.
+        let call = unsafe {
+            Quantize {
+                block: self.block,
+                x,
+                q: bytemuck::cast_slice_mut(
+                    self.quads.range((row * stride + start) / 4, padded / 4),
+                ),
+                scales: self.scales.range((row * len + start) / block, x.len() / block),
+                halves: self.halves.range(group, groups),
+                sums: self.sums.range(group, groups),
+                floats: self.floats.range(group, groups),
+                negatives: self.negatives.range(group, groups),
+                shifts: self.shifts.range(group, groups),
+            }
+        };
+        isa.run(call);
     }
 }
 
@@ -195,115 +239,117 @@ impl Op for Quantize<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { block, x, q, scales, halves, sums, floats, negatives, shifts } = self;
         q[x.len()..].fill(0);
+        halves.fill(0);
         shifts.fill(0);
-        match block {
-            ScaleBlock::B32 => {
-                let (x, _) = x.as_chunks::<GROUP>();
-                let (q, _) = q.as_chunks_mut::<GROUP>();
-                for ((x, q), scale) in x.iter().zip(q).zip(scales) {
-                    *scale = quantize32(simd, x, q);
-                }
-            }
-            ScaleBlock::B256 => {
-                let (x, _) = x.as_chunks::<256>();
-                let (q, _) = q.as_chunks_mut::<256>();
-                let (parts, _) = shifts.as_chunks_mut::<8>();
-                for (((x, q), shifts), scale) in x.iter().zip(q).zip(parts).zip(scales) {
-                    *scale = quantize256(simd, x, q, shifts);
-                }
-            }
+        let parts = x.chunks(256).zip(q.chunks_mut(256));
+        let groups = halves.chunks_mut(8).zip(shifts.chunks_mut(8));
+        let scales = scales.chunks_mut(256 / block.len());
+        for (((x, q), (halves, shifts)), scales) in parts.zip(groups).zip(scales) {
+            let (groups, _) = x.as_chunks::<GROUP>();
+            let factors = match block {
+                ScaleBlock::B32 => factors32(groups, scales),
+                ScaleBlock::B256 => factors256(groups, &mut scales[0], shifts),
+            };
+            round(simd, groups, &factors, q, halves);
         }
-        let (q, _) = q.as_chunks::<GROUP>();
-        for (group, q) in q.iter().enumerate() {
-            let parts = [half_sum(&q[..16]), half_sum(&q[16..])];
-            let (sum, shift) = (parts[0] + parts[1], shifts[group]);
-            halves[group] = bytemuck::cast([parts[0] << shift, parts[1] << shift]);
-            sums[group] = sum << shift;
-            floats[group] = f32::from(sum);
-            negatives[group] = -i32::from(sum);
+        let lists = halves.iter_mut().zip(sums).zip(floats).zip(negatives).zip(shifts);
+        for ((((halves, sum), float), negative), shift) in lists {
+            let parts: [i16; 2] = bytemuck::cast(*halves);
+            let total = parts[0] + parts[1];
+            *halves = bytemuck::cast(parts.map(|part| part << *shift));
+            *sum = total << *shift;
+            *float = f32::from(total);
+            *negative = -i32::from(total);
         }
     }
 }
 
-/// The sum of 16 quants, within ±2032.
+/// The largest magnitude of some elements, and whether they are all finite. Magnitudes are in the
+/// order of their bits, and behind those of all numbers lie infinity's and NaN's.
 #[inline(always)]
-fn half_sum(q: &[i8]) -> i16 {
-    q.iter().fold(0, |sum, q| sum + i16::from(*q))
+fn largest(x: &[f32; GROUP]) -> (f32, bool) {
+    let bits = x.iter().fold(0, |most: u32, x| most.max(x.abs().to_bits()));
+    let largest = f32::from_bits(bits);
+    (largest, largest.is_finite())
 }
 
-/// The largest magnitude of some elements, and whether they are all finite.
+/// Rounds the elements of at most 8 groups, times their group's factor, to the nearest integer,
+/// ties to even, and sums the halves of the groups. Quants of a group without a factor are 0.
 #[inline(always)]
-fn largest<S: Simd>(simd: S, x: &[f32]) -> (f32, bool) {
-    let (x, _) = x.as_chunks::<LANES>();
-    let mut largest = simd.splat(0.0);
-    let mut poison = simd.splat(0.0);
-    for x in x {
-        let x = simd.load(x);
-        largest = simd.max(simd.abs(x), largest);
-        poison = simd.fma(x, simd.splat(0.0), poison);
-    }
-    (simd.reduce_max(largest), !simd.reduce_add(poison).is_nan())
-}
-
-/// x · factor rounded to the nearest integer, ties to even.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "quants are within ±127")]
-fn round<S: Simd>(simd: S, x: &[f32], factor: f32, q: &mut [i8]) {
-    let (x, _) = x.as_chunks::<LANES>();
-    let (q, _) = q.as_chunks_mut::<LANES>();
-    let factor = simd.splat(factor);
-    for (x, q) in x.iter().zip(q) {
-        let mut rounded = [0; LANES];
-        simd.store_int(simd.round_to_int(simd.mul(simd.load(x), factor)), &mut rounded);
-        for (q, rounded) in q.iter_mut().zip(rounded) {
-            *q = rounded as i8;
+#[expect(clippy::cast_possible_truncation, reason = "quants are within ±127, 16 of them ±2032")]
+fn round<S: Simd>(
+    simd: S,
+    groups: &[[f32; GROUP]],
+    factors: &[f32; 8],
+    q: &mut [i8],
+    halves: &mut [i32],
+) {
+    let mut rounded = [0; 256];
+    let (vectors, _) = rounded.as_chunks_mut::<LANES>();
+    for (((x, factor), half), to) in
+        groups.iter().zip(factors).zip(halves).zip(vectors.as_chunks_mut::<2>().0)
+    {
+        if *factor > 0.0 {
+            let factor = simd.splat(*factor);
+            let (x, _) = x.as_chunks::<LANES>();
+            let first = simd.round_to_int(simd.mul(simd.load(&x[0]), factor));
+            let second = simd.round_to_int(simd.mul(simd.load(&x[1]), factor));
+            simd.store_int(first, &mut to[0]);
+            simd.store_int(second, &mut to[1]);
+            *half = bytemuck::cast([simd.reduce_int(first) as i16, simd.reduce_int(second) as i16]);
         }
     }
-}
-
-/// Quantises a block and returns its scale: the largest magnitude over 127. A block that is not
-/// finite gets quants 0 and scale NaN, which reaches every result that it enters.
-#[inline(always)]
-fn quantize32<S: Simd>(simd: S, x: &[f32; 32], q: &mut [i8; 32]) -> f32 {
-    let (a, finite) = largest(simd, x);
-    if !finite || a < TINY {
-        q.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
+    for (q, rounded) in q.iter_mut().zip(&rounded[..GROUP * groups.len()]) {
+        *q = *rounded as i8;
     }
-    round(simd, x, 127.0 / a, q);
-    a / 127.0
 }
 
-/// Quantises a super-block and returns its scale, the largest magnitude over 508. Each 32
+/// What the elements of each group are multiplied with; its scale is the largest magnitude over
+/// 127. A group that is not finite gets quants 0 and scale NaN, which reaches every result that it
+/// enters.
+#[inline(always)]
+fn factors32(groups: &[[f32; GROUP]], scales: &mut [f32]) -> [f32; 8] {
+    let mut factors = [0.0; 8];
+    for ((group, scale), factor) in groups.iter().zip(scales).zip(&mut factors) {
+        let (a, finite) = largest(group);
+        (*scale, *factor) = match finite {
+            false => (f32::NAN, 0.0),
+            true if a < TINY => (0.0, 0.0),
+            true => (a / 127.0, 127.0 / a),
+        };
+    }
+    factors
+}
+
+/// As [`factors32`] for a super-block, whose scale is the largest magnitude over 508. Each 32
 /// elements have steps of the scale times 1, 2 or 4, whatever reaches their largest magnitude;
 /// those that are below a sixteenth of the block's have the steps of the largest.
 #[inline(always)]
-fn quantize256<S: Simd>(simd: S, x: &[f32; 256], q: &mut [i8; 256], shifts: &mut [i32; 8]) -> f32 {
-    let (groups, _) = x.as_chunks::<GROUP>();
-    let mut tops = [0.0; 8];
+fn factors256(groups: &[[f32; GROUP]], scale: &mut f32, shifts: &mut [i32]) -> [f32; 8] {
+    let (mut tops, mut factors) = ([0.0; 8], [0.0; 8]);
     let (mut a, mut finite) = (0.0, true);
     for (top, group) in tops.iter_mut().zip(groups) {
-        let (largest, all) = largest(simd, group);
+        let (largest, all) = largest(group);
         *top = largest;
         a = if largest > a { largest } else { a };
         finite &= all;
     }
     if !finite || a < TINY {
-        q.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
+        *scale = if finite { 0.0 } else { f32::NAN };
+        return factors;
     }
     let inverse = 508.0 / a;
-    let (q, _) = q.as_chunks_mut::<GROUP>();
-    for (((x, q), top), shift) in groups.iter().zip(q).zip(tops).zip(shifts) {
-        let factor;
-        (*shift, factor) = match top {
+    for ((factor, top), shift) in factors.iter_mut().zip(tops).zip(shifts) {
+        let step;
+        (*shift, step) = match top {
             top if top > 0.5 * a || top < 0.0625 * a => (2, 0.25),
             top if top > 0.25 * a => (1, 0.5),
             _ => (0, 1.0),
         };
-        round(simd, x, inverse * factor, q);
+        *factor = inverse * step;
     }
-    a / 508.0
+    *scale = a / 508.0;
+    factors
 }
 
 #[cfg(test)]

@@ -12,11 +12,10 @@ use crate::model::{Layer, Model, NormWeights};
 use crate::rope::RopeTable;
 use aios_contract::{BlockLayout, ModelConfig, TensorName};
 use aios_kernels::{
-    AttentionScratch, CacheType, Isa, Pool, QuantRows, ScaleBlock, add, dequantize, norm,
-    norm_in_place, scale,
+    AttentionScratch, CacheType, Isa, Pool, add, dequantize, norm, norm_in_place, scale,
 };
 use aios_residency::{Ledger, Phase};
-use project::Context;
+use project::{Context, Quants};
 use std::sync::Arc;
 
 /// How an executor is set up.
@@ -139,21 +138,21 @@ impl Executor {
             threads => start(threads)?,
         };
         let config = model.config();
-        let longest = longest_input(config);
         let batch = options.batch.clamp(1, options.context);
-        let rows = |block| QuantRows::with_capacity(block, batch, longest);
         let context = Context {
             isa: options.isa,
             pool,
             pool_batch,
             single: false,
             exact: options.exact,
-            q32: rows(ScaleBlock::B32),
-            q256: rows(ScaleBlock::B256),
+            quants: Quants::with_capacity(batch, longest_input(config)),
+            inner: Quants::with_capacity(batch, config.ffn.len),
+            done: Vec::new(),
         };
         let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
-        let scratch =
-            AttentionScratch::with_capacity(config.attention.heads, cache.shape().capacity);
+        let attention = &config.attention;
+        let (heads, kv_heads) = (attention.heads, attention.kv_heads);
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
         let meter = Meter::new(config.layers);
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };

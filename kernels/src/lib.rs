@@ -29,10 +29,10 @@ pub use attention::{
 };
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
-pub use layers::{
-    Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
+pub use layers::{Norm, Rotation, activate, add, norm, norm_in_place, rotate, scale, softcap};
+pub use matmul::{
+    Inner, Input, Matrix, MatrixError, Product, dot_rows, inner, matmul, scale_block,
 };
-pub use matmul::{Input, Matrix, MatrixError, Product, dot_rows, matmul, scale_block};
 pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};
 pub use sketch::{

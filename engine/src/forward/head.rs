@@ -38,7 +38,7 @@ impl Executor {
             meter.head(normed);
             state.logits.resize(count * config.vocab, 0.0);
             let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
-            context.project((model.blocks(), meter), normed, d, head);
+            context.project((model.blocks(), meter), normed, d, head, [None; 3]);
             context.memory.check()?;
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);

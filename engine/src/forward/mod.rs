@@ -14,11 +14,10 @@ use crate::model::{Layer, Model, NormWeights};
 use crate::rope::RopeTable;
 use aios_contract::{BlockLayout, TensorName};
 use aios_kernels::{
-    AttentionScratch, CacheType, Isa, Pool, QuantRows, ScaleBlock, add, dequantize, norm,
-    norm_in_place, scale,
+    AttentionScratch, CacheType, Isa, Pool, add, dequantize, norm, norm_in_place, scale,
 };
 use aios_residency::{Ledger, Phase, ResidencyStats};
-use project::Context;
+use project::{Context, Quants};
 use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
@@ -150,21 +149,21 @@ impl Executor {
             threads => start(threads)?,
         };
         let config = model.config();
-        let longest = longest_input(config);
         let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
-        let scratch =
-            AttentionScratch::with_capacity(config.attention.heads, cache.shape().capacity);
+        let attention = &config.attention;
+        let (heads, kv_heads) = (attention.heads, attention.kv_heads);
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
         let need = Need::new(&model, cache.bytes(), scratch.bytes());
         let (memory, batch) = Memory::new(&model, &options, need)?;
-        let rows = |block| QuantRows::with_capacity(block, batch, longest);
         let context = Context {
             isa: options.isa,
             pool,
             pool_batch,
             single: false,
             exact: options.exact,
-            q32: rows(ScaleBlock::B32),
-            q256: rows(ScaleBlock::B256),
+            quants: Quants::with_capacity(batch, longest_input(config)),
+            inner: Quants::with_capacity(batch, config.ffn.len),
+            done: Vec::new(),
             memory,
         };
         let meter = Meter::new(config.layers);

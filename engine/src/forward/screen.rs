@@ -8,8 +8,8 @@ use crate::meter::Meter;
 use crate::model::{HeadScreen, Model};
 use aios_contract::{Role, TensorName};
 use aios_kernels::{
-    Activations, Input, Isa, Matrix, PANEL_ROWS, Pool, Query, ScaleBlock, dot_rows, norm,
-    scale_block, upper_bounds,
+    Activations, Input, Isa, Matrix, PANEL_ROWS, Pool, Query, dot_rows, norm, scale_block,
+    upper_bounds,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -146,19 +146,7 @@ fn quantised<'a>(
     head: Matrix<'_>,
 ) -> Input<'a> {
     let (isa, pool) = (context.isa, context.pool());
-    let block = scale_block(head.dtype());
-    match block {
-        None => {}
-        Some(ScaleBlock::B32) => context.q32.quantize(isa, &pool, x, len),
-        Some(ScaleBlock::B256) => context.q256.quantize(isa, &pool, x, len),
-    }
-    Input {
-        x,
-        len,
-        q32: Some(&context.q32).filter(|_| block == Some(ScaleBlock::B32)),
-        q256: Some(&context.q256).filter(|_| block == Some(ScaleBlock::B256)),
-        exact: false,
-    }
+    context.quants.quantized((isa, &pool, false), x, len, &[scale_block(head.dtype())])
 }
 
 impl Screening {

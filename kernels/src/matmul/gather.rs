@@ -179,7 +179,13 @@ mod tests {
                 for exact in [false, true] {
                     let input = Input { x: &x, len, q32: both.0, q256: both.1, exact };
                     let mut whole = vec![0.0; n * rows];
-                    matmul(isa, &pool, input, &mut [Product { weights: matrix, out: &mut whole }]);
+                    matmul(
+                        isa,
+                        &pool,
+                        input,
+                        &mut [Product { weights: matrix, bias: None, out: &mut whole }],
+                        &[],
+                    );
                     let chosen: Vec<u32> = (0..150).map(|i| i * 67 % 200).collect();
                     let mut out = vec![0.0; chosen.len()];
                     dot_rows(isa, &pool, input, 2, matrix, &chosen, &mut out);

@@ -85,7 +85,7 @@ impl Case {
         let input = Input { x, len: cols, q32, q256, exact: false };
         let mut products = vec![0.0; n * rows];
         let weights = Matrix::new(self.dtype, rows, cols, &self.weights).expect("a matrix");
-        matmul(isa, pool, input, &mut [Product { weights, out: &mut products }]);
+        matmul(isa, pool, input, &mut [Product { weights, bias: None, out: &mut products }], &[]);
         let mut queries = vec![Query::default(); n];
         let mut activations = Activations::default();
         for (i, query) in queries.iter_mut().enumerate() {

@@ -78,6 +78,19 @@ impl Meter {
         self.observe(|| Access::read(Data::Weights(name), memory));
     }
 
+    /// Some rows of a tensor are read, `bytes` in all.
+    pub(crate) fn rows<'a>(
+        &mut self,
+        name: TensorName,
+        bytes: usize,
+        rows: impl Iterator<Item = &'a [u8]>,
+    ) {
+        self.ledger.read(name, bytes);
+        if self.observer.is_some() {
+            rows.for_each(|row| self.observe(|| Access::read(Data::Weights(name), row)));
+        }
+    }
+
     /// The gain and bias of a norm are read; they are not counted.
     pub(crate) fn norm(&mut self, name: TensorName, norm: &NormWeights) {
         for vector in std::iter::once(&norm.gain).chain(&norm.bias) {

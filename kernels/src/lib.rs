@@ -36,6 +36,6 @@ pub use matmul::{
 pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};
 pub use sketch::{
-    Activations, DIRECTIONS, Limits, NotFinite, Query, Sketch, SketchBuilder, SketchError,
-    SketchShape, front as sketch_front, upper_bounds,
+    Activations, Bounds, DIRECTIONS, Limits, NotFinite, Peak, Query, Sketch, SketchBuilder,
+    SketchError, SketchShape, front as sketch_front, refine, upper_bounds,
 };

@@ -8,16 +8,16 @@ use crate::meter::Meter;
 use crate::model::{HeadScreen, Model};
 use aios_contract::{Role, TensorName};
 use aios_kernels::{
-    Activations, Input, Isa, Matrix, PANEL_ROWS, Pool, Query, dot_rows, norm, scale_block,
-    upper_bounds,
+    Activations, Bounds, Input, Isa, Matrix, PANEL_ROWS, Peak, Pool, Query, dot_rows, norm, refine,
+    scale_block, upper_bounds,
 };
 use serde::Serialize;
 use std::sync::Arc;
 
 /// Panels whose best rows are computed first, beyond the number of rows that are wanted.
 const SEEDS: usize = 16;
-/// Where more than this part of the rows may be among the best, all are read.
-const MOST: usize = 4;
+/// Where more than one in so many rows may be among the best, all are read.
+const MOST: usize = 2;
 
 /// The logits of a position, as far as they were asked for.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,9 @@ pub struct ScreenStats {
     pub positions: u64,
     /// Of these, positions at which the head was read whole all the same.
     pub whole: u64,
-    /// Rows that were computed at the others.
+    /// Rows whose bounds were refined.
+    pub refined: u64,
+    /// Rows that were computed where the head was not read whole.
     pub rows: u64,
 }
 
@@ -52,18 +54,27 @@ pub(super) struct Screening {
     queries: Vec<Query>,
     /// \[n\]\[rows\] and \[n\]\[panels\].
     upper: Vec<f32>,
-    peaks: Vec<f32>,
+    peaks: Vec<Peak>,
+    /// \[panels\]: which rows were refined.
+    refined: Vec<u16>,
     chosen: Chosen,
 }
 
 /// Rows that are computed for a position.
 #[derive(Debug, Default)]
 struct Chosen {
-    /// The panels with the highest peaks.
-    panels: Vec<(f32, u32)>,
+    /// The panels with the highest scores.
+    seeds: Vec<(f32, u32)>,
     ids: Vec<u32>,
     logits: Vec<f32>,
     best: Vec<(u32, f32)>,
+}
+
+/// A position's question and the bounds that answer it.
+struct Asked<'a> {
+    position: usize,
+    query: &'a Query,
+    bounds: Bounds<'a>,
 }
 
 /// What computes rows of the head.
@@ -72,6 +83,7 @@ struct Rows<'a> {
     pool: &'a Pool,
     input: Input<'a>,
     head: Matrix<'a>,
+    screen: &'a HeadScreen,
 }
 
 impl Executor {
@@ -107,19 +119,20 @@ impl Executor {
         }
         meter.norm(TensorName { role: Role::OutputNorm, layer: None }, &weights.output_norm);
         meter.read(normed);
-        let Screening { upper, peaks, chosen, stats, .. } = screening;
-        let parts = upper.chunks_exact(shape.rows).zip(peaks.chunks_exact(shape.panels()));
-        let compute = Rows { isa, pool: &pool, input, head };
-        for (i, (upper, peaks)) in parts.enumerate() {
+        let Screening { queries, upper, peaks, refined, chosen, stats, .. } = screening;
+        let parts = upper.chunks_exact_mut(shape.rows).zip(peaks.chunks_exact_mut(shape.panels()));
+        let compute = Rows { isa, pool: &pool, input, head, screen: &screen };
+        for (position, ((upper, peaks), query)) in parts.zip(&*queries).enumerate() {
             stats.positions += 1;
-            let found = chosen.find(&compute, i, (upper, peaks), best);
-            chosen.count(meter, head);
+            let bounds = Bounds { upper, peaks, refined };
+            let found = chosen.find(&compute, Asked { position, query, bounds }, best);
+            stats.refined += count(meter, &compute, &chosen.ids, refined);
             if !found {
                 stats.whole += 1;
-                return Ok(Some(i));
+                return Ok(Some(position));
             }
             stats.rows += chosen.ids.len() as u64;
-            if !judge(start + rows.start + i, Scores::Best(&chosen.best))? {
+            if !judge(start + rows.start + position, Scores::Best(&chosen.best))? {
                 return Ok(None);
             }
         }
@@ -172,45 +185,42 @@ impl Screening {
             }
         }
         self.upper.resize(n * shape.rows, 0.0);
-        self.peaks.resize(n * shape.panels(), 0.0);
+        self.peaks.resize(n * shape.panels(), Peak::default());
+        self.refined.resize(shape.panels(), 0);
         let (panels, queries) = (screen.panels(), &self.queries[..n]);
         upper_bounds(isa, pool, shape, panels, queries, &mut self.upper, &mut self.peaks);
         let name = TensorName { role: Role::HeadSketch, layer: None };
-        meter.weights(name, screen.bytes().len(), screen.bytes());
+        meter.weights(name, screen.base().len(), screen.base());
         true
     }
 }
 
 impl Chosen {
-    /// Fills `best` with the logits of rows among which the `k` best are, for the position with
-    /// these bounds and peaks; false if that would take too many rows.
-    fn find(
-        &mut self,
-        compute: &Rows<'_>,
-        position: usize,
-        (upper, peaks): (&[f32], &[f32]),
-        k: usize,
-    ) -> bool {
-        self.seed(upper, peaks, k);
-        self.logits.clear();
-        self.compute(compute, position);
-        let bar = {
-            // No row below the k-th best of these can be among the k best of all.
-            self.best.clear();
-            self.best.extend(self.ids.iter().copied().zip(self.logits.iter().copied()));
-            let (_, (_, bar), _) =
-                self.best.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
-            *bar
-        };
+    /// Fills `best` with the logits of rows among which the `k` best are; false if that would take
+    /// too many rows.
+    fn find(&mut self, compute: &Rows<'_>, asked: Asked<'_>, k: usize) -> bool {
+        let Asked { position, query, bounds: Bounds { upper, peaks, refined } } = asked;
+        self.seed(peaks, k);
+        self.compute_from(compute, position, 0);
+        self.best.clear();
+        self.best.extend(self.ids.iter().copied().zip(self.logits.iter().copied()));
+        // No row below the k-th best of these can be among the k best of all.
+        let descending = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1);
+        let (_, (_, bar), _) = self.best.select_nth_unstable_by(k - 1, descending);
+        let bar = *bar;
+        let Rows { isa, pool, screen, .. } = compute;
+        let shape = screen.sketch().shape();
+        let bounds = Bounds { upper: &mut *upper, peaks: &mut *peaks, refined };
+        refine(*isa, pool, shape, screen.refinements(), query, bar, bounds);
         let seeds = self.ids.len();
-        self.ids[..seeds].sort_unstable();
-        let possible = |bound: f32| bound >= bar;
-        for (panel, _) in peaks.iter().enumerate().filter(|(_, peak)| possible(**peak)) {
+        self.ids.sort_unstable();
+        let known = |ids: &[u32], id: u32| ids[..seeds].binary_search(&id).is_ok();
+        for (panel, _) in peaks.iter().enumerate().filter(|(_, peak)| peak.upper >= bar) {
             let first = panel * PANEL_ROWS;
             let last = upper.len().min(first + PANEL_ROWS);
-            for (row, _) in (first..last).zip(&upper[first..last]).filter(|(_, u)| possible(**u)) {
-                let id = row as u32;
-                if self.ids[..seeds].binary_search(&id).is_err() {
+            for (id, _) in (first..last).zip(&upper[first..last]).filter(|(_, u)| **u >= bar) {
+                let id = id as u32;
+                if !known(&self.ids, id) {
                     self.ids.push(id);
                 }
             }
@@ -220,61 +230,60 @@ impl Chosen {
             }
         }
         self.compute_from(compute, position, seeds);
-        self.best.retain(|(_, logit)| *logit >= bar);
         let rest = self.ids[seeds..].iter().copied().zip(self.logits.iter().copied());
-        self.best.extend(rest.filter(|(_, logit)| *logit >= bar));
+        self.best.extend(rest);
+        self.best.retain(|(_, logit)| *logit >= bar);
         true
     }
 
-    /// Takes the row with the highest bound of each of the panels with the highest ones.
-    fn seed(&mut self, upper: &[f32], peaks: &[f32], k: usize) {
+    /// Takes the row with the highest score of each of the panels with the highest ones.
+    fn seed(&mut self, peaks: &[Peak], k: usize) {
         let wanted = (k + SEEDS).min(peaks.len());
         let highest = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0);
-        self.panels.clear();
+        let seeds = &mut self.seeds;
+        seeds.clear();
         let mut bar = f32::NEG_INFINITY;
-        for (panel, &peak) in (0..).zip(peaks) {
-            if peak < bar {
+        for peak in peaks {
+            if peak.score < bar {
                 continue;
             }
-            self.panels.push((peak, panel));
-            if self.panels.len() >= 2 * wanted + PANEL_ROWS {
-                self.panels.select_nth_unstable_by(wanted - 1, highest);
-                self.panels.truncate(wanted);
-                bar = self.panels[wanted - 1].0;
+            seeds.push((peak.score, peak.row));
+            if seeds.len() >= 2 * wanted + PANEL_ROWS {
+                seeds.select_nth_unstable_by(wanted - 1, highest);
+                seeds.truncate(wanted);
+                bar = seeds[wanted - 1].0;
             }
         }
-        if self.panels.len() > wanted {
-            self.panels.select_nth_unstable_by(wanted - 1, highest);
-            self.panels.truncate(wanted);
+        if seeds.len() > wanted {
+            seeds.select_nth_unstable_by(wanted - 1, highest);
+            seeds.truncate(wanted);
         }
         self.ids.clear();
-        self.ids.extend(self.panels.iter().map(|(peak, panel)| {
-            let first = *panel as usize * PANEL_ROWS;
-            let rows = &upper[first..upper.len().min(first + PANEL_ROWS)];
-            // A peak is the bound of one of its rows.
-            let at = rows.iter().position(|bound| bound == peak).unwrap_or(0);
-            (first + at) as u32
-        }));
-    }
-
-    fn compute(&mut self, compute: &Rows<'_>, position: usize) {
-        self.compute_from(compute, position, 0);
+        self.ids.extend(seeds.iter().map(|(_, row)| *row));
     }
 
     /// The logits of the rows from `first` on.
     fn compute_from(&mut self, compute: &Rows<'_>, position: usize, first: usize) {
         let ids = &self.ids[first..];
         self.logits.resize(ids.len(), 0.0);
-        let Rows { isa, pool, input, head } = compute;
+        let Rows { isa, pool, input, head, .. } = compute;
         dot_rows(*isa, pool, *input, position, *head, ids, &mut self.logits);
     }
+}
 
-    /// Counts the rows that were read.
-    fn count(&self, meter: &mut Meter, head: Matrix<'_>) {
-        let name = TensorName { role: Role::Head, layer: None };
-        for id in &self.ids {
-            let row = head.row_range(*id as usize, 1);
-            meter.weights(name, row.bytes().len(), row.bytes());
-        }
-    }
+/// Counts the rows of the head and of its sketch that were read, and returns the number of those.
+fn count(meter: &mut Meter, compute: &Rows<'_>, ids: &[u32], refined: &[u16]) -> u64 {
+    let (head, screen) = (compute.head, compute.screen);
+    let row_bytes = head.bytes().len() / head.rows();
+    let name = TensorName { role: Role::Head, layer: None };
+    let rows = ids.iter().map(|id| head.row_range(*id as usize, 1).bytes());
+    meter.rows(name, ids.len() * row_bytes, rows);
+    let bytes = screen.sketch().shape().refined_bytes();
+    let marked = refined.iter().enumerate().flat_map(|(panel, mask)| {
+        (0..PANEL_ROWS).filter(move |r| mask >> r & 1 == 1).map(move |r| PANEL_ROWS * panel + r)
+    });
+    let rows = marked.map(|row| &screen.refinements()[row * bytes..(row + 1) * bytes]);
+    let number: usize = refined.iter().map(|mask| mask.count_ones() as usize).sum();
+    meter.rows(TensorName { role: Role::HeadSketch, layer: None }, number * bytes, rows);
+    number as u64
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 /// Bits of a code, as a table says it.
-const BITS: u64 = 3;
+const BITS: u64 = 4;
 
 /// A sketch of the output matrix, mapped.
 #[derive(Debug)]
@@ -89,14 +89,25 @@ impl HeadScreen {
         &self.sketch
     }
 
-    /// Directions, scales and panels.
+    /// All of it.
     pub fn bytes(&self) -> &[u8] {
         self.table.body()
     }
 
+    /// Directions, scales and panels: what is read of it for every position.
+    pub fn base(&self) -> &[u8] {
+        let shape = self.sketch.shape();
+        &self.table.body()[..shape.front_bytes() + shape.panels_bytes()]
+    }
+
     /// The panels.
     pub fn panels(&self) -> &[u8] {
-        &self.table.body()[self.sketch.shape().front_bytes()..]
+        &self.base()[self.sketch.shape().front_bytes()..]
+    }
+
+    /// What refines the rows, one after another.
+    pub fn refinements(&self) -> &[u8] {
+        &self.table.body()[self.base().len()..]
     }
 
     /// Positions of a pass up to which it is used.

@@ -6,10 +6,8 @@ use bytemuck::{Pod, Zeroable};
 
 /// Directions whose products are stored with a row.
 pub const DIRECTIONS: usize = 32;
-/// The integers that codes stand for, as unsigned bytes v of which l = 2v − 31.
-pub(super) const LEVELS: [u8; 16] = [0, 6, 10, 14, 17, 21, 25, 31, 0, 6, 10, 14, 17, 21, 25, 31];
-/// What is subtracted from twice a level.
-pub(super) const CENTRE: i32 = 31;
+/// A code v of four bits stands for 2v − 15; its upper half alone, u, for 8u − 12.
+pub(super) const CODES: u8 = 16;
 /// The longest row: integer sums of it stay below 2^31.
 const COLS_MAX: usize = 1 << 17;
 /// Elements whose codes stand together.
@@ -23,21 +21,34 @@ pub(super) struct Front {
     pub sigma: [[u8; 2]; PANEL_ROWS],
     pub kappa: [[u8; 2]; PANEL_ROWS],
     pub rho: [[u8; 2]; PANEL_ROWS],
-    /// c, for each direction that of each row.
-    pub products: [[i8; PANEL_ROWS]; DIRECTIONS],
+    /// c with 128 added: byte 4r + i of vector k is that of row r and direction 4k + i.
+    pub products: [[u8; 64]; DIRECTIONS / 4],
 }
 
-/// The codes of 32 elements of a panel's rows.
+/// The upper halves of the codes of 32 elements of a panel's rows: byte 4r + i of vector h has at
+/// bits 2j that of row r and element 16h + 4j + i.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Codes {
-    /// Bits 0 and 1: byte 4r + i of vector h has at bits 2j those of element 16h + 4j + i.
-    pub low: [[u8; 64]; 2],
-    /// Bit 2: byte 4r + i has at bit k that of element 4k + i.
-    pub high: [u8; 64],
+pub(super) struct Codes(pub [[u8; 64]; 2]);
+
+/// What refines a row's bound; the lower halves of its codes follow: for each 64 elements 16 bytes,
+/// of which byte i has at bits 2j that of element 16j + i.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct RefinedFront {
+    /// σ, bfloat16.
+    pub sigma: [u8; 2],
+    /// What ρ′ is less by, bfloat16.
+    pub less: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Front>() == 608 && size_of::<Codes>() == 192);
+const _: () = assert!(size_of::<Front>() == 608 && size_of::<Codes>() == 128);
+
+/// The level of a code, and of its upper half alone.
+pub(super) fn levels(code: u8) -> [f64; 2] {
+    let (code, upper) = (i32::from(code), i32::from(code >> 2));
+    [f64::from(2 * code - 15), f64::from(8 * upper - 12)]
+}
 
 /// The matrix that is sketched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +80,25 @@ impl SketchShape {
         4 * DIRECTIONS * (self.cols + 1)
     }
 
-    /// Bytes of directions, scales and panels; `None` for a matrix that is not sketched, because it
+    /// Bytes of all panels.
+    pub const fn panels_bytes(self) -> usize {
+        self.panels() * self.panel_bytes()
+    }
+
+    /// Bytes that refine a row's bound.
+    pub const fn refined_bytes(self) -> usize {
+        size_of::<RefinedFront>() + padded_len(self.cols) / 4
+    }
+
+    /// Bytes of directions, scales, panels and refinements; `None` for a matrix that is not sketched, because it
     /// has no rows, or rows that are too long.
     pub fn bytes(self) -> Option<usize> {
         if self.rows == 0 || self.rows > 1 << 31 || !(1..=COLS_MAX).contains(&self.cols) {
             return None;
         }
-        self.panels().checked_mul(self.panel_bytes())?.checked_add(self.front_bytes())
+        let panels = self.panels().checked_mul(self.panel_bytes())?;
+        let refined = self.rows.checked_mul(self.refined_bytes())?;
+        panels.checked_add(refined)?.checked_add(self.front_bytes())
     }
 }
 

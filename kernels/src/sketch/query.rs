@@ -1,7 +1,7 @@
 //! What the activations of a position are to a sketch: integers to multiply with, and the factors
 //! of the bound (SPEC D5).
 
-use super::layout::{CENTRE, DIRECTIONS};
+use super::layout::DIRECTIONS;
 use super::terms::roundings;
 use super::{SMALLEST, Sketch};
 use crate::matmul::{Input, scale_block};
@@ -14,6 +14,8 @@ const UP: f64 = 1.0 + 1e-5;
 const SCORE_ROUNDINGS: f64 = 64.0;
 /// Half a unit in the last place of f32, relative, and a little for what is of second order.
 const UNIT: f64 = 1.01 / (1 << 24) as f64;
+/// The norm of a row's stored products is at most this: 127 · √32, rounded up.
+const STORED_MOST: f64 = 719.0;
 /// No float overflows where products of norms stay below this.
 const LARGE: f64 = 1e35;
 
@@ -48,11 +50,17 @@ impl Activations {
 pub struct Query {
     /// ẑ in units of `step`, four to a word.
     pub(super) quads: Vec<i32>,
-    /// 31 times the sum of these.
+    /// The same in the order of a row's refinement: vector 4g + j has at 16c + i what meets element
+    /// 256g + 64c + 16j + i.
+    pub(super) lines: Vec<[i8; 64]>,
+    /// Three times their sum.
     pub(super) centre: i32,
     pub(super) step: f32,
-    /// D·a.
-    pub(super) products: [f32; DIRECTIONS],
+    /// D·a in units of `products_step`: 128 · the first integers + the second ones, four to a word,
+    /// and the sums of each.
+    pub(super) products: [[i32; DIRECTIONS / 4]; 2],
+    pub(super) products_sums: [i32; 2],
+    pub(super) products_step: f32,
     /// What ρ′, κ and σ are multiplied with in the bound.
     pub(super) errors: [f32; 3],
     scratch: [Vec<f64>; 2],
@@ -67,6 +75,32 @@ impl Query {
     pub fn fill(&mut self, isa: Isa, sketch: &Sketch, dtype: DType, x: &Activations) -> bool {
         assert_eq!(x.0.len(), sketch.shape.cols);
         isa.run(Fill { sketch, dtype, x: &x.0, query: self })
+    }
+}
+
+impl Query {
+    /// Takes over D·a in integers of 15 bits, and returns the norm of what is lost.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "integers within ±16256")]
+    fn split(&mut self, scaled: &[f64; DIRECTIONS]) -> f64 {
+        const MOST: f64 = 127.0 * 128.0;
+        let largest =
+            scaled.iter().fold(0.0, |most: f64, x| if x.abs() > most { x.abs() } else { most });
+        self.products_step = (largest / MOST) as f32;
+        let step = f64::from(self.products_step);
+        let mut parts = [[0_i8; DIRECTIONS]; 2];
+        let mut lost = 0.0;
+        for (j, x) in scaled.iter().enumerate() {
+            let nearest =
+                if step > 0.0 { (x / step).round_ties_even().clamp(-MOST, MOST) } else { 0.0 };
+            lost += (x - nearest * step) * (x - nearest * step);
+            let first = (nearest / 128.0).round_ties_even();
+            parts[0][j] = first as i8;
+            parts[1][j] = (nearest - 128.0 * first) as i8;
+        }
+        self.products = parts.map(bytemuck::cast);
+        self.products_sums = parts.map(|part| part.iter().map(|x| i32::from(*x)).sum());
+        lost.sqrt()
     }
 }
 
@@ -96,21 +130,23 @@ impl Op for Fill<'_> {
         rest.resize(sketch.spread.padded_len(), 0.0);
         scratch.resize(rest.len(), 0.0);
         sketch.spread.apply(rest, scratch);
-        for ((product, a), scale) in query.products.iter_mut().zip(along).zip(sketch.scales) {
-            *product = (a * f64::from(scale)) as f32;
+        let mut scaled = along;
+        for (product, scale) in scaled.iter_mut().zip(sketch.scales) {
+            *product *= f64::from(scale);
         }
-        let scaled = self::norm(&query.products.map(f64::from));
         let (step, sum, off) = round(rest, &mut query.quads);
-        (query.step, query.centre) = (step, CENTRE * sum);
+        let missed = query.split(&scaled);
+        (query.step, query.centre) = (step, 3 * sum);
+        turn(&query.quads, &mut query.lines);
         let slack = UNIT * (roundings(dtype, sketch.shape.cols) + 3.0 + SCORE_ROUNDINGS)
             + 2.0 * sketch.defect;
         query.errors = [
             UP * (outside + slack / SMALLEST * norm),
-            UP * limits.products * scaled,
+            UP * (limits.products * self::norm(&scaled) + STORED_MOST * missed),
             UP * limits.levels * off,
         ]
         .map(|factor| factor as f32);
-        query.errors.iter().chain(&query.products).all(|factor| factor.is_finite())
+        query.errors.iter().chain([&query.products_step]).all(|factor| factor.is_finite())
     }
 }
 
@@ -146,6 +182,20 @@ fn norm(x: &[f64]) -> f64 {
         }
     }
     (sums.iter().sum::<f64>() + tail.iter().map(|x| x * x).sum::<f64>()).sqrt()
+}
+
+/// Puts integers in the order in which refinements meet them, zeros behind the last.
+#[inline(always)]
+fn turn(quads: &[i32], lines: &mut Vec<[i8; 64]>) {
+    let q: &[i8] = bytemuck::cast_slice(quads);
+    lines.clear();
+    lines.resize(4 * q.len().div_ceil(256), [0; 64]);
+    for (chunk, q) in q.chunks_exact(64).enumerate() {
+        for (j, q) in q.chunks_exact(16).enumerate() {
+            let at = 16 * (chunk % 4);
+            lines[4 * (chunk / 4) + j][at..at + 16].copy_from_slice(q);
+        }
+    }
 }
 
 /// Rounds z to integers within ±127 times a step. Returns the step, the integers' sum and the norm

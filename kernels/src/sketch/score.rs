@@ -1,6 +1,6 @@
 //! Upper bounds of all products from their sketches: 16 rows at a time, a vector lane owning one.
 
-use super::layout::{Codes, DIRECTIONS, Front, LEVELS, SketchShape, parts};
+use super::layout::{Codes, Front, SketchShape, parts};
 use super::query::Query;
 use crate::isa::{Isa, Op};
 use crate::panel::PANEL_ROWS;
@@ -12,11 +12,19 @@ use crate::simd::{F32s, LANES, Simd};
 const UNDERFLOW: f32 = 1e-36;
 /// Sketch bytes of a piece of work.
 const PIECE_BYTES: usize = 96 << 10;
-/// Products of levels with 8-bit integers that a 16-bit lane can add: 4 · 2 · 31 · 127 < 2^15.
-const ADDITIONS: usize = 4;
+/// What stands out of the rows of a panel.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Peak {
+    /// The largest of their bounds.
+    pub upper: f32,
+    /// The largest of their scores, which is as near to a product as the sketch tells.
+    pub score: f32,
+    /// The row that has it.
+    pub row: u32,
+}
 
 /// Fills `upper`, \[queries\]\[rows\], with numbers that no product is above, and `peaks`,
-/// \[queries\]\[panels\], with the largest ones of each 16 rows. `panels` are the sketch's bytes
+/// \[queries\]\[panels\], with what stands out of each 16 rows. `panels` are the sketch's bytes
 /// behind its directions and scales. The bits are the same on every instruction set.
 ///
 /// # Panics
@@ -28,7 +36,7 @@ pub fn upper_bounds(
     panels: &[u8],
     queries: &[Query],
     upper: &mut [f32],
-    peaks: &mut [f32],
+    peaks: &mut [Peak],
 ) {
     let (rows, count, bytes) = (shape.rows, shape.panels(), shape.panel_bytes());
     assert_eq!(panels.len(), count * bytes);
@@ -51,7 +59,7 @@ struct Piece<'a, 'b> {
     first: usize,
     queries: &'b [Query],
     upper: &'b Shared<'a, f32>,
-    peaks: &'b Shared<'a, f32>,
+    peaks: &'b Shared<'a, Peak>,
 }
 
 impl Op for Piece<'_, '_> {
@@ -87,15 +95,16 @@ impl Piece<'_, '_> {
         let sums = level_sums(simd, panel.parts.1, queries);
         let row = panel.index * PANEL_ROWS;
         let rows = PANEL_ROWS.min(self.shape.rows - row);
-        let mut lanes: F32s = [0.0; LANES];
+        let (mut scores, mut bounds): (F32s, F32s) = ([0.0; LANES], [0.0; LANES]);
         for (c, (query, sum)) in queries.iter().zip(sums).enumerate() {
-            simd.store(bound(simd, panel.parts.0, query, sum), &mut lanes);
-            let valid = &lanes[..rows];
-            let peak =
-                valid.iter().fold(f32::NEG_INFINITY, |most, x| if *x > most { *x } else { most });
+            let [score, upper] = bound(simd, panel.parts.0, query, sum);
+            simd.store(score, &mut scores);
+            simd.store(upper, &mut bounds);
+            let peak = peak(&scores[..rows], &bounds[..rows], row);
             // SAFETY: a panel is part of one piece, which is given to one thread.
             unsafe {
-                self.upper.range((first + c) * self.shape.rows + row, rows).copy_from_slice(valid);
+                let upper = self.upper.range((first + c) * self.shape.rows + row, rows);
+                upper.copy_from_slice(&bounds[..rows]);
                 self.peaks.range((first + c) * self.shape.panels() + panel.index, 1)[0] = peak;
             }
         }
@@ -103,7 +112,16 @@ impl Piece<'_, '_> {
     }
 }
 
-/// Σ v·q of each row with each query, v being the levels as unsigned bytes.
+/// The peak of a panel whose rows begin with `row`.
+#[inline(always)]
+fn peak(scores: &[f32], bounds: &[f32], row: usize) -> Peak {
+    let largest = |x: &[f32]| x.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    let score = largest(scores);
+    let lane = scores.iter().position(|x| *x == score).unwrap_or(0);
+    Peak { upper: largest(bounds), score, row: (row + lane) as u32 }
+}
+
+/// Σ u·q of each row with each query, u being the upper halves of its codes.
 #[inline(always)]
 fn level_sums<S: Simd, const C: usize>(
     simd: S,
@@ -113,24 +131,22 @@ fn level_sums<S: Simd, const C: usize>(
     let mut sums = [simd.start(0); C];
     let mut totals = [simd.splat_int(0); C];
     for (g, codes) in codes.iter().enumerate() {
-        let low = [simd.load_bytes(&codes.low[0]), simd.load_bytes(&codes.low[1])];
-        let high = simd.load_bytes(&codes.high);
+        let vectors = [simd.load_bytes(&codes.0[0]), simd.load_bytes(&codes.0[1])];
         let mut quads = [&[0; 8]; C];
         for c in 0..C {
             quads[c] = queries[c].quads[8 * g..].first_chunk().expect("a word for each 4 elements");
         }
         for k in 0..8 {
-            let two = simd.bits(low[k / 4], 2 * (k as i32 % 4), 3);
-            let code = simd.or(two, simd.bits(high, k as i32 - 2, 4));
-            let levels = simd.lookup(code, &LEVELS);
+            let upper = simd.bits(vectors[k / 4], 2 * (k as i32 % 4), 3);
             for c in 0..C {
-                sums[c] = simd.add_products(sums[c], levels, quads[c][k]);
+                sums[c] = simd.add_products(sums[c], upper, quads[c][k]);
             }
-            if !S::WIDE && (k + 1) % ADDITIONS == 0 {
-                for c in 0..C {
-                    totals[c] = simd.add_int(totals[c], simd.sum(sums[c]));
-                    sums[c] = simd.start(0);
-                }
+        }
+        // Eight sums of pairs, each at most 2 · 3 · 127, fit 16 bits.
+        if !S::WIDE {
+            for c in 0..C {
+                totals[c] = simd.add_int(totals[c], simd.sum(sums[c]));
+                sums[c] = simd.start(0);
             }
         }
     }
@@ -142,22 +158,40 @@ fn level_sums<S: Simd, const C: usize>(
     totals
 }
 
-/// The score of each row and the bound of its error, added.
+/// Σ c·(D·a) of each row, in units of the query's step.
 #[inline(always)]
-fn bound<S: Simd>(simd: S, front: &Front, query: &Query, sum: S::I) -> S::F {
+fn product_sums<S: Simd>(simd: S, front: &Front, query: &Query) -> S::I {
+    let mut totals = [simd.splat_int(0); 2];
+    for (part, total) in totals.iter_mut().enumerate() {
+        // Bytes with 128 added are too large by 128 times the sum of what they meet.
+        let mut sums = simd.start(if S::WIDE { -128 * query.products_sums[part] } else { 0 });
+        for (vector, quad) in front.products.iter().zip(query.products[part]) {
+            sums = simd.add_biased(sums, simd.load_bytes(vector), quad);
+            if !S::WIDE {
+                *total = simd.add_int(*total, simd.sum(sums));
+                sums = simd.start(0);
+            }
+        }
+        if S::WIDE {
+            *total = simd.sum(sums);
+        }
+    }
+    simd.add_int(simd.shift_left(totals[0], 7), totals[1])
+}
+
+/// The score of each row, and that with the bound of its error added.
+#[inline(always)]
+fn bound<S: Simd>(simd: S, front: &Front, query: &Query, sum: S::I) -> [S::F; 2] {
     let load = |x: &[[u8; 2]; PANEL_ROWS]| simd.load_bf16(&x.map(u16::from_le_bytes));
     let (sigma, kappa, rho) = (load(&front.sigma), load(&front.kappa), load(&front.rho));
-    let mut along = [simd.splat(0.0); 4];
-    for j in 0..DIRECTIONS {
-        let c = simd.load_i8(&front.products[j]);
-        along[j % 4] = simd.fma(c, simd.splat(query.products[j]), along[j % 4]);
-    }
-    let along = simd.add(simd.add(along[0], along[1]), simd.add(along[2], along[3]));
+    let along = simd.int_to_float(product_sums(simd, front, query));
+    let along = simd.mul(simd.mul(along, simd.splat(query.products_step)), kappa);
     let levels = simd.sub_int(simd.shift_left(sum, 1), simd.splat_int(query.centre));
     let levels = simd.mul(sigma, simd.int_to_float(levels));
-    let score = simd.fma(levels, simd.splat(query.step), simd.mul(kappa, along));
+    // The levels of upper halves, 8u − 12, are four times what was summed: 2u − 3.
+    let score = simd.fma(levels, simd.splat(4.0 * query.step), along);
     let [outside, products, rounded] = query.errors.map(|factor| simd.splat(factor));
     let error = simd.fma(sigma, rounded, simd.splat(UNDERFLOW));
     let error = simd.fma(rho, outside, simd.fma(kappa, products, error));
-    simd.add(score, error)
+    [score, simd.add(score, error)]
 }

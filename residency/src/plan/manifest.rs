@@ -107,10 +107,12 @@ pub struct ScreenReport {
     pub positions_most: usize,
     /// Weight bytes that a decoded token reads without it, by group of roles.
     pub bytes_per_token: Vec<(String, u64)>,
-    /// Bytes of the whole head, and of the sketch's panels.
+    /// Bytes of the whole head.
     pub head_bytes: u64,
-    /// Bytes of the sketch's panels.
-    pub sketch_bytes: u64,
+    /// Bytes of the sketch that are read for every position.
+    pub base_bytes: u64,
+    /// Bytes that refine the bounds of rows, of which a position reads some.
+    pub refined_bytes: u64,
     /// Positions and tokens whose hidden states fitted the directions.
     pub fitted_positions: usize,
     /// The part of ‖x̂‖² that the directions hold, on other positions than those that fitted them.
@@ -133,7 +135,9 @@ pub struct Screened {
     pub positions: u64,
     /// Of these, positions at which the head was read whole.
     pub whole: u64,
-    /// Rows that were computed at the others.
+    /// Rows whose bounds were refined.
+    pub refined: u64,
+    /// Rows that were computed where the head was not read whole.
     pub rows: u64,
     /// Head bytes of a position, sketch and rows, over those of the whole head.
     pub fraction: f64,

@@ -18,7 +18,8 @@ fn write(folder: &Path, seed: u8) -> Manifest {
     let mut numbers = [0; NUMBERS];
     numbers[3] = 77;
     let table = writer.finish(&numbers).expect("finished");
-    let screened = Screened { best: 1, positions: 4, whole: 1, rows: 30, fraction: 0.45 };
+    let screened =
+        Screened { best: 1, positions: 4, whole: 1, refined: 40, rows: 30, fraction: 0.45 };
     let manifest = Manifest {
         schema: SCHEMA,
         source: Source { stamp: hex(&STAMP), sha256: "ab".to_owned(), bytes: 9 },
@@ -32,7 +33,8 @@ fn write(folder: &Path, seed: u8) -> Manifest {
             positions_most: 2,
             bytes_per_token: vec![("head".to_owned(), 680)],
             head_bytes: 680,
-            sketch_bytes: 300,
+            base_bytes: 300,
+            refined_bytes: 200,
             fitted_positions: 99,
             along: 0.75,
             greedy: screened,

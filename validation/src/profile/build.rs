@@ -33,22 +33,28 @@ pub(super) fn write(
     let mut writer = TableWriter::create(folder, TableKind::HeadSketch, length as u64)?;
     writer.write(&sketch_front(directions, &scales))?;
     let mut limits = Limits::default();
+    let mut refined = Vec::with_capacity(shape.rows * shape.refined_bytes());
     let piece_bytes = PIECE_PANELS * PANEL_ROWS * row_bytes;
     for (i, piece) in bytes.chunks(piece_bytes).enumerate() {
         step(progress, "sketching the head", i * piece_bytes, bytes.len())?;
         let made: Vec<_> = (piece.par_chunks(PANEL_ROWS * row_bytes))
             .map(|rows| {
                 let mut panel = vec![0; shape.panel_bytes()];
-                builder.panel(rows, &mut panel).map(|limits| (limits, panel))
+                let mut refined = vec![0; rows.len() / row_bytes * shape.refined_bytes()];
+                let limits = builder.panel(rows, &mut panel, &mut refined)?;
+                Ok((limits, panel, refined))
             })
             .collect();
         for (j, panel) in made.into_iter().enumerate() {
             let first = (i * PIECE_PANELS + j) * PANEL_ROWS;
-            let (own, panel) = panel.map_err(|error| ProfileError::not_finite(first, error))?;
+            let (own, panel, part) =
+                panel.map_err(|error| ProfileError::not_finite(first, error))?;
             limits = limits.with(own);
             writer.write(&panel)?;
+            refined.extend(part);
         }
     }
+    writer.write(&refined)?;
     Ok(writer.finish(&HeadScreen::numbers(shape, limits, SEED))?)
 }
 

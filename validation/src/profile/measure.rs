@@ -36,6 +36,7 @@ pub(super) struct Measured {
 struct Count {
     positions: u64,
     whole: u64,
+    refined: u64,
     rows: u64,
     bytes: u64,
 }
@@ -43,8 +44,8 @@ struct Count {
 impl Count {
     fn of(self, best: usize, head_bytes: usize) -> Screened {
         let all = self.positions.max(1) as f64 * head_bytes as f64;
-        let Self { positions, whole, rows, bytes } = self;
-        Screened { best, positions, whole, rows, fraction: bytes as f64 / all }
+        let Self { positions, whole, refined, rows, bytes } = self;
+        Screened { best, positions, whole, refined, rows, fraction: bytes as f64 / all }
     }
 }
 
@@ -157,6 +158,7 @@ impl Measurer<'_> {
         let after = self.executor.screen_stats();
         count.positions += after.positions - before.positions;
         count.whole += after.whole - before.whole;
+        count.refined += after.refined - before.refined;
         count.rows += after.rows - before.rows;
         let read = self.executor.ledger().phase(Phase::Decode);
         let head =

@@ -52,16 +52,18 @@ pub fn markdown(manifest: &Manifest) -> String {
     let saved = 100.0 * (1.0 - after / f64::max(before, 1.0));
     let (before, after) = (before / 1e6, after / 1e6);
     line(format!("| **all** | {before:.2} | {after:.2} | {saved:.1} % fewer |\n"));
-    let (head, sketch) = (screen.head_bytes as f64 / 1e6, screen.sketch_bytes as f64 / 1e6);
+    let [head, base, refined] = [screen.head_bytes, screen.base_bytes, screen.refined_bytes]
+        .map(|bytes| bytes as f64 / 1e6);
     line(format!(
-        "Head: {head:.2} MB whole, {sketch:.2} MB of sketches ({:.3} of it); 32 directions hold \
+        "Head: {head:.2} MB whole; its sketch has {base:.2} MB that every position reads ({:.3} of \
+         the head) and {refined:.2} MB of which it reads some. 32 directions hold \
          {:.0} % of the hidden states' squared norm, fitted on {} positions.\n",
-        sketch / head,
+        base / head,
         100.0 * screen.along,
         screen.fitted_positions
     ));
-    line("| wanted | head read | rows computed | read whole after all |".to_owned());
-    line("|---|---:|---:|---:|".to_owned());
+    line("| wanted | head read | rows refined | rows computed | read whole after all |".to_owned());
+    line("|---|---:|---:|---:|---:|".to_owned());
     for (name, screened) in [("best (greedy)", &screen.greedy), ("40 best", &screen.top_40)] {
         line(screened_row(name, screened, manifest.head.rows));
     }
@@ -90,11 +92,13 @@ const fn quality(quality: Quality) -> &'static str {
 }
 
 fn screened_row(name: &str, screened: &Screened, rows: usize) -> String {
-    let of_rows = (screened.positions - screened.whole).max(1) as f64 * rows as f64;
+    let part =
+        |count: u64, positions: u64| 100.0 * count as f64 / (positions.max(1) as f64 * rows as f64);
     format!(
-        "| {name} | {:.3} | {:.2} % | {} of {} |",
+        "| {name} | {:.3} | {:.1} % | {:.2} % | {} of {} |",
         screened.fraction,
-        100.0 * screened.rows as f64 / of_rows,
+        part(screened.refined, screened.positions),
+        part(screened.rows, screened.positions - screened.whole),
         screened.whole,
         screened.positions
     )

@@ -121,7 +121,8 @@ const TABLE: [Row; 33] = [
     (Role::FfnDown, Layer, RoleGroup::Ffn, "ffn_down.weight"),
     (Role::FfnDownBias, Layer, RoleGroup::Ffn, "ffn_down.bias"),
     (Role::FfnPostNorm, Layer, RoleGroup::Norm, "post_ffw_norm.weight"),
-    // A plan's, which no model file may hold: a tensor of this name is left over when all are found.
+    // A plan's, which no model file may hold: a tensor of this name is left over when all are
+    // found.
     (Role::HeadSketch, Model, RoleGroup::Head, "aios.head_sketch"),
 ];
 

@@ -159,7 +159,7 @@ impl PassCosts {
         mut draft: Option<&mut Executor>,
     ) -> Result<Self, EngineError> {
         const ROUNDS_MIN: usize = 3;
-        const ROUNDS_MAX: usize = 8;
+        const ROUNDS_MAX: usize = 5;
         /// Passes that take seconds, such as those that read weights from disk, vary little.
         const LONG: Duration = Duration::from_secs(10);
         let started = Instant::now();

@@ -85,8 +85,8 @@ impl SketchBuilder {
         sums
     }
 
-    /// Sketches at most 16 rows as they stand in a file into `panel`, of the shape's panel bytes, and
-    /// `refined`, of its refined bytes for each row.
+    /// Sketches at most 16 rows as they stand in a file into `panel`, of the shape's panel bytes,
+    /// and `refined`, of its refined bytes for each row.
     ///
     /// # Errors
     /// [`NotFinite`].

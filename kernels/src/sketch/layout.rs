@@ -90,8 +90,8 @@ impl SketchShape {
         size_of::<RefinedFront>() + padded_len(self.cols) / 4
     }
 
-    /// Bytes of directions, scales, panels and refinements; `None` for a matrix that is not sketched, because it
-    /// has no rows, or rows that are too long.
+    /// Bytes of directions, scales, panels and refinements; `None` for a matrix that is not
+    /// sketched, because it has no rows, or rows that are too long.
     pub fn bytes(self) -> Option<usize> {
         if self.rows == 0 || self.rows > 1 << 31 || !(1..=COLS_MAX).contains(&self.cols) {
             return None;

@@ -115,8 +115,8 @@ impl Case {
         Bounded { products, upper, peaks, refined }
     }
 
-    /// What the sketch of row `r` of the matrix, or with `part` 1 that of upper halves of its codes,
-    /// leaves out of it, in the spread elements; κ, and what it leaves out of the products.
+    /// What the sketch of row `r` of the matrix, or with `part` 1 that of upper halves of its
+    /// codes, leaves out of it, in the spread elements; κ, and what it leaves out of the products.
     fn left_out(&self, r: usize, floats: &[f32], part: usize) -> (Vec<f64>, f64, Vec<f64>) {
         let lower = &self.refinements()[r * self.shape.refined_bytes()..][4..];
         let panel = &self.panels()[r / 16 * self.shape.panel_bytes()..][..self.shape.panel_bytes()];

@@ -152,7 +152,8 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, PlanError> {
     }
 }
 
-/// Gives `folder`, in which the tables are, its manifest; files of the tables before it are removed.
+/// Gives `folder`, in which the tables are, its manifest; files of the tables before it are
+/// removed.
 ///
 /// # Errors
 /// [`PlanError::Write`].

@@ -1,6 +1,7 @@
-//! How often a draft model's guesses are taken when answers are sampled (SPEC S7): by this program's
-//! rule, under which both models choose with the same random numbers, and by that of speculative
-//! sampling (Leviathan, Kalman and Matias 2023, arXiv 2211.17192), at the same positions.
+//! How often a draft model's guesses are taken when answers are sampled (SPEC S7): by this
+//! program's rule, under which both models choose with the same random numbers, and by that of
+//! speculative sampling (Leviathan, Kalman and Matias 2023, arXiv 2211.17192), at the same
+//! positions.
 //!
 //! Speculative sampling takes a guess with the probability Σ min(p, q) over all tokens, where p is
 //! the model's distribution and q the draft's, which is the most that any rule can; but what it

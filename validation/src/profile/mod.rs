@@ -15,7 +15,8 @@ use aios_engine::tokenizer::TokenizerError;
 use aios_engine::{AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model};
 use aios_kernels::NotFinite;
 use aios_residency::plan::{
-    Hardware, Manifest, PlanError, SCHEMA, ScreenReport, Source, Table, hex, write_manifest,
+    Hardware, Manifest, PlanError, SCHEMA, ScreenReport, Source, Table, TableEntry, hex,
+    write_manifest,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -186,12 +187,35 @@ pub fn run(
     let mapped = Table::open(folder, &table)?;
     let screen = HeadScreen::new(model.head().0, shape, mapped, POSITIONS_MOST)?;
     let measured = measure::measure(&mut executor, Arc::new(screen), &held, plan, progress)?;
-    let (stamp, (sha256, bytes)) = {
-        let (_, stamp) = model.identity().map_err(ProfileError::Files)?;
-        (stamp, model.source())
-    };
     let named = |(group, bytes): (aios_contract::RoleGroup, u64)| (group.name().to_owned(), bytes);
-    let manifest = Manifest {
+    let screen = ScreenReport {
+        pays: measured.positions_most > 0,
+        positions_most: measured.positions_most.max(1),
+        bytes_per_token: model.bytes_per_token().into_iter().map(named).collect(),
+        head_bytes: model.head().1.len() as u64,
+        base_bytes: (shape.front_bytes() + shape.panels_bytes()) as u64,
+        refined_bytes: (shape.rows * shape.refined_bytes()) as u64,
+        fitted_positions: fitted.rows(),
+        along: directions::along(&others, &directions),
+        greedy: measured.greedy,
+        top_40: measured.top_40,
+        times: measured.times,
+    };
+    let manifest = manifest(model, plan, table, screen)?;
+    write_manifest(folder, &manifest)?;
+    Ok(manifest)
+}
+
+/// The manifest of a plan that holds `table`.
+fn manifest(
+    model: &Model,
+    plan: &ProfileOptions,
+    table: TableEntry,
+    screen: ScreenReport,
+) -> Result<Manifest, ProfileError> {
+    let (_, stamp) = model.identity().map_err(ProfileError::Files)?;
+    let (sha256, bytes) = model.source();
+    Ok(Manifest {
         schema: SCHEMA,
         source: Source { stamp: hex(&stamp), sha256: hex(&sha256), bytes },
         head: model.head_matrix(),
@@ -199,22 +223,8 @@ pub fn run(
         quality: plan.quality,
         llc_bytes: plan.llc_bytes,
         tables: vec![table],
-        screen: ScreenReport {
-            pays: measured.positions_most > 0,
-            positions_most: measured.positions_most.max(1),
-            bytes_per_token: model.bytes_per_token().into_iter().map(named).collect(),
-            head_bytes: model.head().1.len() as u64,
-            base_bytes: (shape.front_bytes() + shape.panels_bytes()) as u64,
-            refined_bytes: (shape.rows * shape.refined_bytes()) as u64,
-            fitted_positions: fitted.rows(),
-            along: directions::along(&others, &directions),
-            greedy: measured.greedy,
-            top_40: measured.top_40,
-            times: measured.times,
-        },
-    };
-    write_manifest(folder, &manifest)?;
-    Ok(manifest)
+        screen,
+    })
 }
 
 impl ProfileError {

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 /// Bits of a code, as a table says it.
-const BITS: u64 = 4;
+const BITS: u64 = 5;
 
 /// A sketch of the output matrix, mapped.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use bytemuck::{Pod, Zeroable};
 
 /// Directions whose products are stored with a row.
 pub const DIRECTIONS: usize = 32;
-/// A code v of four bits stands for 2v − 15; its upper half alone, u, for 8u − 12.
-pub(super) const CODES: u8 = 16;
+/// A code v of five bits stands for 2v − 31; its upper three bits alone, u, for 8u − 28.
+pub(super) const CODES: u8 = 32;
 /// The longest row: integer sums of it stay below 2^31.
 const COLS_MAX: usize = 1 << 17;
 /// Elements whose codes stand together.
@@ -25,14 +25,18 @@ pub(super) struct Front {
     pub products: [[u8; 64]; DIRECTIONS / 4],
 }
 
-/// The upper halves of the codes of 32 elements of a panel's rows: byte 4r + i of vector h has at
-/// bits 2j that of row r and element 16h + 4j + i.
+/// The upper bits of the codes of 32 elements of a panel's rows.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Codes(pub [[u8; 64]; 2]);
+pub(super) struct Codes {
+    /// Bits 2 and 3: byte 4r + i of vector h has at bits 2j those of row r and element 16h + 4j + i.
+    pub middle: [[u8; 64]; 2],
+    /// Bit 4: byte 4r + i has at bit k that of row r and element 4k + i.
+    pub top: [u8; 64],
+}
 
-/// What refines a row's bound; the lower halves of its codes follow: for each 64 elements 16 bytes,
-/// of which byte i has at bits 2j that of element 16j + i.
+/// What refines a row's bound; the lower two bits of its codes follow: for each 64 elements 16 bytes,
+/// of which byte i has at bits 2j those of element 16j + i.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct RefinedFront {
@@ -42,12 +46,12 @@ pub(super) struct RefinedFront {
     pub less: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Front>() == 608 && size_of::<Codes>() == 128);
+const _: () = assert!(size_of::<Front>() == 608 && size_of::<Codes>() == 192);
 
-/// The level of a code, and of its upper half alone.
+/// The level of a code, and of its upper bits alone.
 pub(super) fn levels(code: u8) -> [f64; 2] {
     let (code, upper) = (i32::from(code), i32::from(code >> 2));
-    [f64::from(2 * code - 15), f64::from(8 * upper - 12)]
+    [f64::from(2 * code - 31), f64::from(8 * upper - 28)]
 }
 
 /// The matrix that is sketched.

@@ -13,7 +13,7 @@
 //! 1. z is rounded to integers of 8 bits ([`query`]), so that l·z is a sum of byte products; what
 //!    that costs is known for each x and is in U.
 //! 2. 16 rows lie interleaved, as in panels, so that a vector lane owns a row ([`score`]).
-//! 3. l has two parts: 2 bits of every element are read of all rows, and 2 more only of rows that
+//! 3. l has two parts: 3 bits of every element are read of all rows, and 2 more only of rows that
 //!    those do not rule out ([`refine`]).
 
 mod build;

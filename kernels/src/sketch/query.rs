@@ -53,8 +53,8 @@ pub struct Query {
     /// The same in the order of a row's refinement: vector 4g + j has at 16c + i what meets element
     /// 256g + 64c + 16j + i.
     pub(super) lines: Vec<[i8; 64]>,
-    /// Three times their sum.
-    pub(super) centre: i32,
+    /// Their sum.
+    pub(super) sum: i32,
     pub(super) step: f32,
     /// D·a in units of `products_step`: 128 · the first integers + the second ones, four to a word,
     /// and the sums of each.
@@ -136,7 +136,7 @@ impl Op for Fill<'_> {
         }
         let (step, sum, off) = round(rest, &mut query.quads);
         let missed = query.split(&scaled);
-        (query.step, query.centre) = (step, 3 * sum);
+        (query.step, query.sum) = (step, sum);
         turn(&query.quads, &mut query.lines);
         let slack = UNIT * (roundings(dtype, sketch.shape.cols) + 3.0 + SCORE_ROUNDINGS)
             + 2.0 * sketch.defect;

@@ -1,4 +1,4 @@
-//! Tighter bounds for the rows that the first ones do not rule out: from the lower halves of their
+//! Tighter bounds for the rows that the first ones do not rule out: from the lower bits of their
 //! codes, row by row.
 
 use super::layout::{RefinedFront, SketchShape};
@@ -98,7 +98,7 @@ impl Op for Piece<'_> {
     }
 }
 
-/// A row's bound, from that which the upper halves of its codes give.
+/// A row's bound, from that which the upper bits of its codes give.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "the bound of a sketch counts this rounding")]
 fn tighter<S: Simd>(simd: S, query: &Query, row: &[u8], upper: f32) -> f32 {
@@ -117,7 +117,7 @@ fn tighter<S: Simd>(simd: S, query: &Query, row: &[u8], upper: f32) -> f32 {
         }
     }
     // A code is 4u + v, so that its level exceeds that of u by 2v − 3.
-    let levels = (2 * simd.reduce_int(sums) - query.centre) as f32;
+    let levels = (2 * simd.reduce_int(sums) - 3 * query.sum) as f32;
     let (sigma, less) = (bf16::from_le_bytes(front.sigma), bf16::from_le_bytes(front.less));
     let upper = (sigma.to_f32() * levels).mul_add(query.step, upper);
     (-less.to_f32()).mul_add(query.errors[0], upper)

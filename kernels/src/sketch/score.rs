@@ -121,7 +121,7 @@ fn peak(scores: &[f32], bounds: &[f32], row: usize) -> Peak {
     Peak { upper: largest(bounds), score, row: (row + lane) as u32 }
 }
 
-/// Σ u·q of each row with each query, u being the upper halves of its codes.
+/// Σ u·q of each row with each query, u being the upper bits of its codes.
 #[inline(always)]
 fn level_sums<S: Simd, const C: usize>(
     simd: S,
@@ -131,18 +131,20 @@ fn level_sums<S: Simd, const C: usize>(
     let mut sums = [simd.start(0); C];
     let mut totals = [simd.splat_int(0); C];
     for (g, codes) in codes.iter().enumerate() {
-        let vectors = [simd.load_bytes(&codes.0[0]), simd.load_bytes(&codes.0[1])];
+        let middle = [simd.load_bytes(&codes.middle[0]), simd.load_bytes(&codes.middle[1])];
+        let top = simd.load_bytes(&codes.top);
         let mut quads = [&[0; 8]; C];
         for c in 0..C {
             quads[c] = queries[c].quads[8 * g..].first_chunk().expect("a word for each 4 elements");
         }
         for k in 0..8 {
-            let upper = simd.bits(vectors[k / 4], 2 * (k as i32 % 4), 3);
+            let two = simd.bits(middle[k / 4], 2 * (k as i32 % 4), 3);
+            let upper = simd.or(two, simd.bits(top, k as i32 - 2, 4));
             for c in 0..C {
                 sums[c] = simd.add_products(sums[c], upper, quads[c][k]);
             }
         }
-        // Eight sums of pairs, each at most 2 · 3 · 127, fit 16 bits.
+        // Eight sums of pairs, each at most 2 · 7 · 127, fit 16 bits.
         if !S::WIDE {
             for c in 0..C {
                 totals[c] = simd.add_int(totals[c], simd.sum(sums[c]));
@@ -186,9 +188,9 @@ fn bound<S: Simd>(simd: S, front: &Front, query: &Query, sum: S::I) -> [S::F; 2]
     let (sigma, kappa, rho) = (load(&front.sigma), load(&front.kappa), load(&front.rho));
     let along = simd.int_to_float(product_sums(simd, front, query));
     let along = simd.mul(simd.mul(along, simd.splat(query.products_step)), kappa);
-    let levels = simd.sub_int(simd.shift_left(sum, 1), simd.splat_int(query.centre));
+    let levels = simd.sub_int(simd.shift_left(sum, 1), simd.splat_int(7 * query.sum));
     let levels = simd.mul(sigma, simd.int_to_float(levels));
-    // The levels of upper halves, 8u − 12, are four times what was summed: 2u − 3.
+    // The levels of upper bits, 8u − 28, are four times what was summed: 2u − 7.
     let score = simd.fma(levels, simd.splat(4.0 * query.step), along);
     let [outside, products, rounded] = query.errors.map(|factor| simd.splat(factor));
     let error = simd.fma(sigma, rounded, simd.splat(UNDERFLOW));

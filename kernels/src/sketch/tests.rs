@@ -115,7 +115,7 @@ impl Case {
         Bounded { products, upper, peaks, refined }
     }
 
-    /// What the sketch of row `r` of the matrix, or with `part` 1 that of upper halves of its
+    /// What the sketch of row `r` of the matrix, or with `part` 1 that of upper bits of its
     /// codes, leaves out of it, in the spread elements; κ, and what it leaves out of the products.
     fn left_out(&self, r: usize, floats: &[f32], part: usize) -> (Vec<f64>, f64, Vec<f64>) {
         let lower = &self.refinements()[r * self.shape.refined_bytes()..][4..];
@@ -139,7 +139,8 @@ impl Case {
         spread.apply(&mut rest, &mut vec![0.0; spread.padded_len()]);
         for (i, x) in rest.iter_mut().enumerate() {
             let (codes, k, byte) = (&codes[i / 32], i % 32 / 4, 4 * r + i % 4);
-            let upper = (codes.0[k / 4][byte] >> (2 * (k % 4))) & 3;
+            let middle = (codes.middle[k / 4][byte] >> (2 * (k % 4))) & 3;
+            let upper = middle | (codes.top[byte] >> k & 1) << 2;
             let code = (upper << 2) | (lower[i / 64 * 16 + i % 16] >> (2 * (i % 64 / 16))) & 3;
             *x -= sigma * levels(code)[part];
         }
@@ -196,7 +197,7 @@ fn no_product_is_above_its_bound_and_bounds_are_the_same_everywhere() {
                 }
             }
             // Looser than this, they would be of no use.
-            for (bounds, most) in [(&upper, 12.0), (&refined, 5.0)] {
+            for (bounds, most) in [(&upper, 7.0), (&refined, 3.5)] {
                 let ordinary = 4 * 83..7 * 83;
                 let squares: f32 = products[ordinary.clone()].iter().map(|y| y * y).sum();
                 let gap = |i: usize| bounds[i] - products[i];
@@ -242,7 +243,7 @@ fn the_bound_is_reached_and_not_passed() {
         let found = case.bounds(Isa::SCALAR, &pool, &unspread(&grid));
         let upper = if part == 0 { &found.refined } else { &found.upper };
         let gap = f64::from(upper[r] - found.products[r]) / (norm(&rest) * norm(&grid));
-        let most = if part == 0 { 0.12 } else { 0.06 };
+        let most = if part == 0 { 0.2 } else { 0.06 };
         assert!((0.0..most).contains(&gap), "row {r}, part {part}: {gap}");
         let size = norm(&missed);
         if size > most_missed.0 {
@@ -276,7 +277,7 @@ fn what_rounding_activations_loses_is_in_the_bound() {
     let directions = (0..cols).map(|i| std::array::from_fn(|j| columns[j][i])).collect();
     let beyond = |i: usize, x: f64| if i < DIRECTIONS { 0.0 } else { x };
     // Levels of a scale of 1, which is what their mean square asks for.
-    let level = |i: usize| if i < DIRECTIONS + 65 { 9.0 } else { 7.0 };
+    let level = |i: usize| if i < DIRECTIONS + 43 { 17.0 } else { 13.0 };
     let row: Vec<f64> = (0..cols).map(|i| beyond(i, level(i) * sign(i))).collect();
     let mut z: Vec<f64> = (0..cols).map(|i| beyond(i, 0.499 * sign(i))).collect();
     z[cols - 1] = 127.0 * sign(cols - 1);

@@ -4,7 +4,6 @@ use crate::isa::{Isa, Op};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::simd::{LANES, Simd};
-use std::borrow::Cow;
 
 /// Below this largest magnitude a block counts as zero, so that its inverse stays finite.
 const TINY: f32 = 1e-30;
@@ -41,7 +40,7 @@ impl ScaleBlock {
 
 /// What products need of 256 quants of a row, in words. Formats with blocks of 32 take the fields
 /// of [`b32`], those with super-blocks the fields of [`b256`].
-const QUADS: usize = 64;
+pub(crate) const QUADS: usize = 64;
 
 /// Fields of 256 quants in blocks of 32, and the words of all.
 pub(crate) mod b32 {
@@ -132,37 +131,6 @@ impl QuantRows {
     pub(crate) fn single(&self) -> &[i32] {
         assert_eq!(self.rows, 1);
         &self.words[..self.row_words()]
-    }
-
-    /// The tiles of row `index` by itself: as they lie if it is the only one, else gathered.
-    pub(crate) fn words_of(&self, index: usize) -> Cow<'_, [i32]> {
-        if self.rows == 1 {
-            return Cow::Borrowed(self.single());
-        }
-        let group = self.groups().find(|group| index < group.first + group.width);
-        let group = group.expect("a row that is there");
-        let own = group.tiles.chunks_exact(group.width).map(|words| words[index - group.first]);
-        Cow::Owned(own.collect())
-    }
-
-    /// What the quants of row `index` stand for: scale · quant · factor, which f64 holds exactly.
-    pub(crate) fn values(&self, index: usize) -> Vec<f64> {
-        let words = self.words_of(index);
-        let float = |word: i32| f64::from(f32::from_bits(word.cast_unsigned()));
-        let mut values = Vec::with_capacity(self.len.next_multiple_of(256));
-        for tile in words.chunks_exact(self.block.words()) {
-            let quants: &[i8] = bytemuck::cast_slice(&tile[..QUADS]);
-            for (g, quants) in quants.chunks_exact(GROUP).enumerate() {
-                let (scale, shift) = match self.block {
-                    ScaleBlock::B32 => (tile[b32::SCALES + g], 0),
-                    ScaleBlock::B256 => (tile[b256::SCALE], tile[b256::SHIFTS + g]),
-                };
-                let scale = float(scale);
-                values.extend(quants.iter().map(|q| scale * f64::from(i32::from(*q) << shift)));
-            }
-        }
-        values.truncate(self.len);
-        values
     }
 
     /// Quantises rows of `len` elements, \[rows\]\[len\] in `x`, for products by `isa`.

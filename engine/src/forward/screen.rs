@@ -6,7 +6,7 @@ use super::project::Context;
 use crate::error::EngineError;
 use crate::meter::Meter;
 use crate::model::{HeadScreen, Model};
-use aios_contract::{Role, TensorName};
+use aios_contract::{DType, Role, TensorName};
 use aios_kernels::{
     Activations, Bounds, Input, Isa, Matrix, PANEL_ROWS, Peak, Pool, Query, dot_rows, norm, refine,
     scale_block, upper_bounds,
@@ -72,7 +72,6 @@ struct Chosen {
 
 /// A position's question and the bounds that answer it.
 struct Asked<'a> {
-    position: usize,
     query: &'a Query,
     bounds: Bounds<'a>,
 }
@@ -113,19 +112,21 @@ impl Executor {
         let x = &state.x[rows.start * d..rows.end * d];
         norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
         let head = weights.head.matrix(model.blocks());
-        let input = quantised(context, normed, d, head);
-        if !screening.ask(isa, &pool, &screen, input, meter) {
+        if !screening.ask(context, &screen, normed, meter) {
             return Ok(Some(0));
         }
         meter.norm(TensorName { role: Role::OutputNorm, layer: None }, &weights.output_norm);
         meter.read(normed);
         let Screening { queries, upper, peaks, refined, chosen, stats, .. } = screening;
         let parts = upper.chunks_exact_mut(shape.rows).zip(peaks.chunks_exact_mut(shape.panels()));
-        let compute = Rows { isa, pool: &pool, input, head, screen: &screen };
-        for (position, ((upper, peaks), query)) in parts.zip(&*queries).enumerate() {
+        let normed = normed.chunks_exact(d);
+        let asked = parts.zip(&*queries).zip(normed);
+        for (position, (((upper, peaks), query), x)) in asked.enumerate() {
+            let input = quantised(context, x, head.dtype());
+            let compute = Rows { isa, pool: &pool, input, head, screen: &screen };
             stats.positions += 1;
             let bounds = Bounds { upper, peaks, refined };
-            let found = chosen.find(&compute, Asked { position, query, bounds }, best);
+            let found = chosen.find(&compute, Asked { query, bounds }, best);
             stats.refined += count(meter, &compute, &chosen.ids, refined);
             if !found {
                 stats.whole += 1;
@@ -151,15 +152,10 @@ impl Executor {
     }
 }
 
-/// The input that `head` is multiplied with.
-fn quantised<'a>(
-    context: &'a mut Context,
-    x: &'a [f32],
-    len: usize,
-    head: Matrix<'_>,
-) -> Input<'a> {
+/// A row of activations as weights of `dtype` meet it.
+fn quantised<'a>(context: &'a mut Context, x: &'a [f32], dtype: DType) -> Input<'a> {
     let (isa, pool) = (context.isa, context.pool());
-    context.quants.quantized((isa, &pool, false), x, len, &[scale_block(head.dtype())])
+    context.quants.quantized((isa, &pool, false), x, x.len(), &[scale_block(dtype)])
 }
 
 impl Screening {
@@ -167,28 +163,31 @@ impl Screening {
         Self { screen, ..Self::default() }
     }
 
-    /// Fills the bounds of every position; false if there are none for one of them.
+    /// Fills the bounds of every row of `normed`; false if there are none for one of them.
     fn ask(
         &mut self,
-        isa: Isa,
-        pool: &Pool,
+        context: &mut Context,
         screen: &HeadScreen,
-        input: Input<'_>,
+        normed: &[f32],
         meter: &mut Meter,
     ) -> bool {
-        let (n, shape) = (input.rows(), screen.sketch().shape());
+        let shape = screen.sketch().shape();
+        let n = normed.len() / shape.cols;
         self.queries.resize_with(n.max(self.queries.len()), Query::default);
-        for (i, query) in self.queries[..n].iter_mut().enumerate() {
-            self.activations.fill(&input, screen.dtype(), i);
+        let isa = context.isa;
+        for (x, query) in normed.chunks_exact(shape.cols).zip(&mut self.queries) {
+            let input = quantised(context, x, screen.dtype());
+            self.activations.fill(&input, screen.dtype());
             if !query.fill(isa, screen.sketch(), screen.dtype(), &self.activations) {
                 return false;
             }
         }
+        let pool = context.pool();
         self.upper.resize(n * shape.rows, 0.0);
         self.peaks.resize(n * shape.panels(), Peak::default());
         self.refined.resize(shape.panels(), 0);
         let (panels, queries) = (screen.panels(), &self.queries[..n]);
-        upper_bounds(isa, pool, shape, panels, queries, &mut self.upper, &mut self.peaks);
+        upper_bounds(isa, &pool, shape, panels, queries, &mut self.upper, &mut self.peaks);
         let name = TensorName { role: Role::HeadSketch, layer: None };
         meter.weights(name, screen.base().len(), screen.base());
         true
@@ -199,9 +198,9 @@ impl Chosen {
     /// Fills `best` with the logits of rows among which the `k` best are; false if that would take
     /// too many rows.
     fn find(&mut self, compute: &Rows<'_>, asked: Asked<'_>, k: usize) -> bool {
-        let Asked { position, query, bounds: Bounds { upper, peaks, refined } } = asked;
+        let Asked { query, bounds: Bounds { upper, peaks, refined } } = asked;
         self.seed(peaks, k);
-        self.compute_from(compute, position, 0);
+        self.compute_from(compute, 0);
         self.best.clear();
         self.best.extend(self.ids.iter().copied().zip(self.logits.iter().copied()));
         // No row below the k-th best of these can be among the k best of all.
@@ -229,7 +228,7 @@ impl Chosen {
                 return false;
             }
         }
-        self.compute_from(compute, position, seeds);
+        self.compute_from(compute, seeds);
         let rest = self.ids[seeds..].iter().copied().zip(self.logits.iter().copied());
         self.best.extend(rest);
         self.best.retain(|(_, logit)| *logit >= bar);
@@ -263,11 +262,11 @@ impl Chosen {
     }
 
     /// The logits of the rows from `first` on.
-    fn compute_from(&mut self, compute: &Rows<'_>, position: usize, first: usize) {
+    fn compute_from(&mut self, compute: &Rows<'_>, first: usize) {
         let ids = &self.ids[first..];
         self.logits.resize(ids.len(), 0.0);
         let Rows { isa, pool, input, head, .. } = compute;
-        dot_rows(*isa, pool, *input, position, *head, ids, &mut self.logits);
+        dot_rows(*isa, pool, *input, *head, ids, &mut self.logits);
     }
 }
 

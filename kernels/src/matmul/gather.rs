@@ -16,7 +16,7 @@ const PIECE_ROWS: usize = 48;
 /// How many rows ahead of their use weights are asked for.
 const AHEAD_ROWS: usize = 3;
 
-/// `out[i]` = row `rows[i]` of `weights` · row `column` of the input: the bits are those that
+/// `out[i]` = row `rows[i]` of `weights` · the input, which is one row: the bits are those that
 /// [`super::matmul`] gives.
 ///
 /// # Panics
@@ -25,16 +25,14 @@ pub fn dot_rows(
     isa: Isa,
     pool: &Pool,
     input: Input<'_>,
-    column: usize,
     weights: Matrix<'_>,
     rows: &[u32],
     out: &mut [f32],
 ) {
     assert!(weights.layout == Layout::Rows && weights.cols == input.len);
-    assert!(rows.len() == out.len() && column < input.rows());
+    assert!(rows.len() == out.len() && input.rows() == 1);
     assert!(rows.iter().all(|row| (*row as usize) < weights.rows));
-    let fits =
-        |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.fit(isa, input.rows(), input.len));
+    let fits = |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.fit(isa, 1, input.len));
     assert!(match scale_block(weights.dtype).filter(|_| !input.exact) {
         None => true,
         Some(ScaleBlock::B32) => fits(input.q32),
@@ -46,7 +44,7 @@ pub fn dot_rows(
         let rows = &rows[start..rows.len().min(start + PIECE_ROWS)];
         // SAFETY: each piece has its own range, and a piece is given to one thread.
         let out = unsafe { out.range(start, rows.len()) };
-        format::visit(weights.dtype, Chosen { isa, input, column, weights, rows, out });
+        format::visit(weights.dtype, Chosen { isa, input, weights, rows, out });
     });
 }
 
@@ -54,7 +52,6 @@ pub fn dot_rows(
 struct Chosen<'a> {
     isa: Isa,
     input: Input<'a>,
-    column: usize,
     weights: Matrix<'a>,
     rows: &'a [u32],
     out: &'a mut [f32],
@@ -83,7 +80,7 @@ impl<'a> Chosen<'a> {
         for i in 0..self.rows.len() {
             dequantize(self.isa, self.weights.dtype, self.row(self.rows[i]), &mut floats)
                 .expect("a row of a checked matrix has the bytes of its elements");
-            let x = &self.input.x[self.column * self.input.len..][..self.input.len];
+            let x = self.input.x;
             self.out[i] = self.isa.run(FloatRow { w: &floats, x });
         }
     }
@@ -134,8 +131,7 @@ impl<F: Format32> Op for Rows32<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let x = checked(self.0.input.q32).words_of(self.0.column);
-        let (x, _) = x.as_chunks();
+        let (x, _) = checked(self.0.input.q32).single().as_chunks();
         self.0.each(|row| row32::<F, S, 0>(simd, format::blocks(row), x));
     }
 }
@@ -145,8 +141,7 @@ impl<F: Format256> Op for Rows256<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let x = checked(self.0.input.q256).words_of(self.0.column);
-        let (x, _) = x.as_chunks();
+        let (x, _) = checked(self.0.input.q256).single().as_chunks();
         self.0.each(|row| row256::<F, S, 0>(simd, format::blocks(row), x));
     }
 }
@@ -163,14 +158,14 @@ mod tests {
         let pool = Pool::new(2).expect("threads");
         for dtype in DType::ALL {
             let mut noise = Noise::new(31);
-            let (rows, n) = (200, 3);
+            let rows = 200;
             let len = if dtype.block_len() == 256 { 512 } else { 96 };
             let bytes = weights(dtype, rows * len, &mut noise, |noise| noise.word() as u8);
             let matrix = Matrix::new(dtype, rows, len, &bytes).expect("a matrix");
-            let x = noise.floats(n * len);
+            let x = noise.floats(len);
             for isa in Isa::available() {
-                let mut q32 = QuantRows::with_capacity(ScaleBlock::B32, n, len);
-                let mut q256 = QuantRows::with_capacity(ScaleBlock::B256, n, len);
+                let mut q32 = QuantRows::with_capacity(ScaleBlock::B32, 1, len);
+                let mut q256 = QuantRows::with_capacity(ScaleBlock::B256, 1, len);
                 q32.quantize(isa, &pool, &x, len);
                 if len.is_multiple_of(256) {
                     q256.quantize(isa, &pool, &x, len);
@@ -178,19 +173,13 @@ mod tests {
                 let both = (Some(&q32), Some(&q256));
                 for exact in [false, true] {
                     let input = Input { x: &x, len, q32: both.0, q256: both.1, exact };
-                    let mut whole = vec![0.0; n * rows];
-                    matmul(
-                        isa,
-                        &pool,
-                        input,
-                        &mut [Product { weights: matrix, bias: None, out: &mut whole }],
-                        &[],
-                    );
+                    let mut whole = vec![0.0; rows];
+                    let product = Product { weights: matrix, bias: None, out: &mut whole };
+                    matmul(isa, &pool, input, &mut [product], &[]);
                     let chosen: Vec<u32> = (0..150).map(|i| i * 67 % 200).collect();
                     let mut out = vec![0.0; chosen.len()];
-                    dot_rows(isa, &pool, input, 2, matrix, &chosen, &mut out);
-                    let wanted: Vec<f32> =
-                        chosen.iter().map(|row| whole[2 * rows + *row as usize]).collect();
+                    dot_rows(isa, &pool, input, matrix, &chosen, &mut out);
+                    let wanted: Vec<f32> = chosen.iter().map(|row| whole[*row as usize]).collect();
                     assert_same(&wanted, &out, &|| format!("{dtype} {isa:?} exact {exact}"));
                 }
             }

@@ -4,6 +4,7 @@
 use super::layout::DIRECTIONS;
 use super::terms::roundings;
 use super::{SMALLEST, Sketch};
+use crate::act::{QUADS, b32, b256};
 use crate::matmul::{Input, scale_block};
 use crate::{Isa, ScaleBlock, isa::Op, simd::Simd};
 use aios_contract::DType;
@@ -24,25 +25,51 @@ const LARGE: f64 = 1e35;
 pub struct Activations(Vec<f64>);
 
 impl Activations {
-    /// Row `index` of what meets weights of `dtype`.
+    /// What meets weights of `dtype`.
     ///
     /// # Panics
-    /// If the input has no such row, or lacks the quantised rows that the dtype asks for.
-    pub fn fill(&mut self, input: &Input<'_>, dtype: DType, index: usize) {
+    /// If the input is not one row, or lacks the quantised row that the dtype asks for.
+    pub fn fill(&mut self, input: &Input<'_>, dtype: DType) {
         self.0.clear();
-        let quantised = match scale_block(dtype).filter(|_| !input.exact) {
-            None => None,
-            Some(ScaleBlock::B32) => Some(input.q32.expect("quantised by the caller")),
-            Some(ScaleBlock::B256) => Some(input.q256.expect("quantised by the caller")),
-        };
-        match quantised {
-            Some(rows) => self.0.extend(rows.values(index)),
+        let missing = "quantised by the caller";
+        match scale_block(dtype).filter(|_| !input.exact) {
             None => {
-                let row = &input.x[index * input.len..(index + 1) * input.len];
-                self.0.extend(row.iter().map(|x| f64::from(*x)));
+                assert_eq!(input.rows(), 1);
+                self.0.extend(input.x.iter().map(|x| f64::from(*x)));
+            }
+            Some(ScaleBlock::B32) => {
+                let (tiles, _) = input.q32.expect(missing).single().as_chunks::<{ b32::WORDS }>();
+                for tile in tiles {
+                    let scale = |group: usize| tile[b32::SCALES + group];
+                    self.restore(tile, |group| f64::from(float(scale(group))));
+                }
+            }
+            Some(ScaleBlock::B256) => {
+                let (tiles, _) = input.q256.expect(missing).single().as_chunks::<{ b256::WORDS }>();
+                for tile in tiles {
+                    let factor = |group: usize| f64::from(1 << tile[b256::SHIFTS + group]);
+                    let scale = f64::from(float(tile[b256::SCALE]));
+                    self.restore(tile, |group| scale * factor(group));
+                }
             }
         }
+        self.0.truncate(input.len);
     }
+
+    /// scale · quant of each element of a tile, which f64 holds exactly; `scale` is asked for each
+    /// 32 of them.
+    fn restore(&mut self, tile: &[i32], scale: impl Fn(usize) -> f64) {
+        let quants: &[i8] = bytemuck::cast_slice(&tile[..QUADS]);
+        for (group, quants) in quants.chunks_exact(32).enumerate() {
+            let scale = scale(group);
+            self.0.extend(quants.iter().map(|q| scale * f64::from(*q)));
+        }
+    }
+}
+
+/// A float whose bits are a word.
+fn float(word: i32) -> f32 {
+    f32::from_bits(word.cast_unsigned())
 }
 
 /// A position's question to a sketch, in buffers that are reused.
@@ -98,7 +125,7 @@ impl Query {
             parts[0][j] = first as i8;
             parts[1][j] = (nearest - 128.0 * first) as i8;
         }
-        self.products = parts.map(bytemuck::cast);
+        self.products = parts.map(|part| bytemuck::cast(part));
         self.products_sums = parts.map(|part| part.iter().map(|x| i32::from(*x)).sum());
         lost.sqrt()
     }
@@ -119,9 +146,7 @@ impl Op for Fill<'_> {
         let Self { sketch, dtype, x, query } = self;
         let limits = &sketch.limits;
         let norm = norm(x);
-        // NaN is no number that a bound could be given for.
-        let bounded = norm * (1.0 + limits.magnitude) < LARGE;
-        if !bounded {
+        if !(norm * (1.0 + limits.magnitude) < LARGE) {
             return false;
         }
         let [rest, scratch] = &mut query.scratch;

@@ -83,22 +83,38 @@ impl Case {
     fn bounds(&self, isa: Isa, pool: &Pool, x: &[f32]) -> Bounded {
         let (n, SketchShape { rows, cols }) = (x.len() / self.shape.cols, self.shape);
         let block = scale_block(self.dtype);
-        let quantised = block.map(|block| {
-            let mut quantised = QuantRows::with_capacity(block, n, cols);
-            quantised.quantize(isa, pool, x, cols);
-            quantised
-        });
-        let of = |wanted| quantised.as_ref().filter(|_| block == Some(wanted));
-        let (q32, q256) = (of(ScaleBlock::B32), of(ScaleBlock::B256));
-        let input = Input { x, len: cols, q32, q256, exact: false };
+        let quantise = |x: &[f32]| {
+            block.map(|block| {
+                let mut quantised = QuantRows::with_capacity(block, x.len() / cols, cols);
+                quantised.quantize(isa, pool, x, cols);
+                quantised
+            })
+        };
+        let with = |x, quantised: &mut dyn FnMut(Input<'_>), rows: Option<QuantRows>| {
+            let of = |wanted| rows.as_ref().filter(|_| block == Some(wanted));
+            let (q32, q256) = (of(ScaleBlock::B32), of(ScaleBlock::B256));
+            quantised(Input { x, len: cols, q32, q256, exact: false });
+        };
         let mut products = vec![0.0; n * rows];
         let weights = Matrix::new(self.dtype, rows, cols, &self.weights).expect("a matrix");
-        matmul(isa, pool, input, &mut [Product { weights, bias: None, out: &mut products }], &[]);
+        let mut multiply = |input: Input<'_>| {
+            matmul(
+                isa,
+                pool,
+                input,
+                &mut [Product { weights, bias: None, out: &mut products }],
+                &[],
+            );
+        };
+        with(x, &mut multiply, quantise(x));
         let mut queries = vec![Query::default(); n];
         let mut activations = Activations::default();
-        for (i, query) in queries.iter_mut().enumerate() {
-            activations.fill(&input, self.dtype, i);
-            assert!(query.fill(isa, &self.sketch, self.dtype, &activations));
+        for (x, query) in x.chunks_exact(cols).zip(&mut queries) {
+            let mut ask = |input: Input<'_>| {
+                activations.fill(&input, self.dtype);
+                assert!(query.fill(isa, &self.sketch, self.dtype, &activations));
+            };
+            with(x, &mut ask, quantise(x));
         }
         let (mut upper, mut peaks) =
             (vec![0.0; n * rows], vec![Peak::default(); n * self.shape.panels()]);
@@ -115,8 +131,8 @@ impl Case {
         Bounded { products, upper, peaks, refined }
     }
 
-    /// What the sketch of row `r` of the matrix, or with `part` 1 that of upper bits of its
-    /// codes, leaves out of it, in the spread elements; κ, and what it leaves out of the products.
+    /// What the sketch of row `r` of the matrix, or with `part` 1 that of upper bits of its codes,
+    /// leaves out of it, in the spread elements; κ, and what it leaves out of the products.
     fn left_out(&self, r: usize, floats: &[f32], part: usize) -> (Vec<f64>, f64, Vec<f64>) {
         let lower = &self.refinements()[r * self.shape.refined_bytes()..][4..];
         let panel = &self.panels()[r / 16 * self.shape.panel_bytes()..][..self.shape.panel_bytes()];
@@ -305,7 +321,7 @@ fn activations_without_a_bound_are_refused() {
         let q32 = Some(&quantised);
         let input = Input { x: &x, len: 64, q32, q256: None, exact: false };
         let mut activations = Activations::default();
-        activations.fill(&input, DType::Q8_0, 0);
+        activations.fill(&input, DType::Q8_0);
         let filled = Query::default().fill(Isa::SCALAR, &case.sketch, DType::Q8_0, &activations);
         assert!(!filled, "{bad}");
     }

@@ -29,14 +29,15 @@ pub(super) struct Front {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Codes {
-    /// Bits 2 and 3: byte 4r + i of vector h has at bits 2j those of row r and element 16h + 4j + i.
+    /// Bits 2 and 3: byte 4r + i of vector h has at bits 2j those of row r and element
+    /// 16h + 4j + i.
     pub middle: [[u8; 64]; 2],
     /// Bit 4: byte 4r + i has at bit k that of row r and element 4k + i.
     pub top: [u8; 64],
 }
 
-/// What refines a row's bound; the lower two bits of its codes follow: for each 64 elements 16 bytes,
-/// of which byte i has at bits 2j those of element 16j + i.
+/// What refines a row's bound; the lower two bits of its codes follow: for each 64 elements 16
+/// bytes, of which byte i has at bits 2j those of element 16j + i.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct RefinedFront {

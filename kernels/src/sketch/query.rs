@@ -125,7 +125,7 @@ impl Query {
             parts[0][j] = first as i8;
             parts[1][j] = (nearest - 128.0 * first) as i8;
         }
-        self.products = parts.map(|part| bytemuck::cast(part));
+        self.products = parts.map(bytemuck::cast);
         self.products_sums = parts.map(|part| part.iter().map(|x| i32::from(*x)).sum());
         lost.sqrt()
     }
@@ -146,7 +146,9 @@ impl Op for Fill<'_> {
         let Self { sketch, dtype, x, query } = self;
         let limits = &sketch.limits;
         let norm = norm(x);
-        if !(norm * (1.0 + limits.magnitude) < LARGE) {
+        // NaN is no number that a bound could be given for.
+        let bounded = norm * (1.0 + limits.magnitude) < LARGE;
+        if !bounded {
             return false;
         }
         let [rest, scratch] = &mut query.scratch;

@@ -69,7 +69,7 @@ fn matrix(dtype: DType, bytes: &[u8]) -> Matrix<'_> {
 }
 
 fn product(isa: Isa, pool: &Pool, weights: Matrix<'_>, input: Input<'_>, out: &mut [f32]) {
-    matmul(isa, pool, input, &mut [Product { weights, out }]);
+    matmul(isa, pool, input, &mut [Product { weights, bias: None, out }], &[]);
 }
 
 /// Computes the product and stops the benchmark if rows at either end differ from the reference.

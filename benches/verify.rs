@@ -90,7 +90,7 @@ impl Activations {
     fn product(&self, isa: Isa, pool: &Pool, weights: Matrix<'_>, out: &mut [f32]) {
         let [q32, q256] = self.quants.each_ref().map(Some);
         let input = Input { x: &self.x, len: COLS, q32, q256, exact: false };
-        matmul(isa, pool, input, &mut [Product { weights, out }]);
+        matmul(isa, pool, input, &mut [Product { weights, bias: None, out }], &[]);
     }
 }
 

@@ -6,7 +6,9 @@
 The command runs twice, with each token count where {n} stands; what does not depend on the count,
 such as loading, cancels out. Reported are the lines that the last level misses, times their length:
 reads of data and instructions (what DRAM is read for), and stores (which read the line first).
-Valgrind runs threads one at a time and has no AVX-512. Examples, ours and llama.cpp's:
+Valgrind runs threads one at a time and has no AVX-512. An access that lies on two lines is one miss
+at most, so what a program reads across lines may be more than this says. Examples, ours and
+llama.cpp's:
 
     ... -- aios bench -m MODEL -p 0 -n {n} -r 1 -t 1 --isa avx2 --no-bandwidth
     ... -- aios bench -m MODEL -p 0 -n {n} -r 1 -t 1 --isa avx2 --no-bandwidth --pass 4

@@ -103,6 +103,36 @@ fn doctor_reports_as_a_table_and_as_json() {
 }
 
 #[test]
+fn doctor_lists_repacked_weights_and_how_to_delete_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let doctor = ["doctor", "--no-bandwidth"];
+        aios().args(doctor).args(args).env("AIOS_CACHE_DIR", dir.path()).output().unwrap()
+    };
+    assert!(stdout(&run(&[])).contains("none"), "{}", stdout(&run(&[])));
+    let panels = dir.path().join("panels");
+    fs::create_dir(&panels).unwrap();
+    // A header of a model that is no longer where it was.
+    let header = [&b"AIOSPANL\x01\0\0\0"[..], &[0; 36], &[0xab; 32], &[0; 920]].concat();
+    fs::write(panels.join("0123.panels"), header).unwrap();
+    fs::write(panels.join("0123.source"), "/no/such/model.gguf").unwrap();
+    let table = stdout(&run(&[]));
+    for part in ["1000 B", "0123.panels, of /no/such/model.gguf (which is gone)", "rm -r "] {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
+    let report: serde_json::Value = serde_json::from_slice(&run(&["--json"]).stdout).unwrap();
+    let file = &report["panels"]["files"][0];
+    assert_eq!(report["panels"]["bytes"], 1000);
+    assert_eq!(file["source_exists"], false);
+    assert_eq!(file["source_sha256"], "ab".repeat(32));
+    fs::remove_dir_all(&panels).unwrap();
+    fs::write(&panels, "a file").unwrap();
+    let without = run(&[]);
+    assert_eq!(without.status.code(), Some(0));
+    assert!(stderr(&without).contains("cannot look into"), "{}", stderr(&without));
+}
+
+#[test]
 fn a_closed_pipe_is_no_failure() {
     let mut child = aios()
         .args(["models", "--json"])

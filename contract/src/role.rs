@@ -39,6 +39,7 @@ pub enum Role {
     FfnDown,
     FfnDownBias,
     FfnPostNorm,
+    HeadSketch,
 }
 
 /// Where a role's tensors stand.
@@ -87,7 +88,7 @@ type Row = (Role, Placement, RoleGroup, &'static str);
 
 use Placement::{Layer, Model};
 
-const TABLE: [Row; 32] = [
+const TABLE: [Row; 33] = [
     (Role::TokenEmbedding, Model, RoleGroup::Embedding, "token_embd.weight"),
     (Role::OutputNorm, Model, RoleGroup::Norm, "output_norm.weight"),
     (Role::OutputNormBias, Model, RoleGroup::Norm, "output_norm.bias"),
@@ -120,6 +121,9 @@ const TABLE: [Row; 32] = [
     (Role::FfnDown, Layer, RoleGroup::Ffn, "ffn_down.weight"),
     (Role::FfnDownBias, Layer, RoleGroup::Ffn, "ffn_down.bias"),
     (Role::FfnPostNorm, Layer, RoleGroup::Norm, "post_ffw_norm.weight"),
+    // A plan's, which no model file may hold: a tensor of this name is left over when all are
+    // found.
+    (Role::HeadSketch, Model, RoleGroup::Head, "aios.head_sketch"),
 ];
 
 impl Role {

@@ -23,9 +23,12 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use error::EngineError;
-pub use forward::{Executor, ExecutorOptions, Judge, Sink, Want};
+pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
 pub use meter::{Inner, Observer};
-pub use model::{LoadError, Model, RepackError, Repacked, TensorError};
+pub use model::{
+    AdoptError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile, TensorError,
+    repacked_files,
+};
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};
 pub use speculate::{

@@ -40,11 +40,12 @@ impl Need {
         let attention = &config.attention;
         let attended = attention.heads * attention.value_len;
         let rows = 3 * config.d_model + config.q_len() + config.k_len() + config.v_len();
-        // Quants, scales and sums of both kinds come to less than 4 bytes an element.
+        // Quants, scales and sums of both kinds come to less than 4 bytes an element; those of what
+        // goes into the down projections are kept beside the others.
         let quants = longest_input(config);
         let ropes = 4 * config.rope.dims / 2;
         let staged = model.weights().factors().map(Tensor::staged_rows).max().unwrap_or(0);
-        let floats = rows + attended + 2 * config.ffn.len + quants + ropes + staged;
+        let floats = rows + attended + 3 * config.ffn.len + quants + ropes + staged;
         let logits = LOGIT_ROWS * config.vocab;
         Self { cache: cache as u64, fixed: (scratch + 4 * logits) as u64, token: 4 * floats as u64 }
     }
@@ -63,8 +64,8 @@ impl Model {
     pub fn footprint(&self, options: &ExecutorOptions) -> Result<u64, EngineError> {
         let config = self.config();
         let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
-        let heads = config.attention.heads;
-        let scratch = AttentionScratch::with_capacity(heads, cache.shape().capacity);
+        let (heads, kv_heads) = (config.attention.heads, config.attention.kv_heads);
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
         let need = Need::new(self, cache.bytes(), scratch.bytes());
         let weights: usize = self.weights().factors().map(Tensor::bytes).sum();
         let embedding = self.weights().embedding.bytes();
@@ -172,6 +173,11 @@ impl Memory {
         now - std::mem::replace(&mut self.disk_known, now)
     }
 
+    /// Whether any byte of the files may be read where it is mapped.
+    pub(crate) const fn is_mapped(&self) -> bool {
+        self.resident.is_mapped()
+    }
+
     /// A file that weights are streamed from, if any are.
     pub(crate) fn streamed_file(&self) -> Option<&Path> {
         self.resident.streamed_file()
@@ -203,13 +209,13 @@ impl Memory {
         Some(tensor.part(self.exact, &(0..bytes.len()), bytes).1)
     }
 
-    /// out = weights · x, part by part as they come. A pass that is lost computes nothing.
+    /// out = weights · x (+ bias), part by part as they come. A pass that is lost computes nothing.
     pub(crate) fn multiply(
         &mut self,
         (blocks, meter): (&BlockTable, &mut Meter),
         (isa, pool): (Isa, &Pool),
         input: Input<'_>,
-        tensor: &Tensor,
+        (tensor, bias): (&Tensor, Option<&[f32]>),
         out: &mut [f32],
     ) {
         let Self { resident, staging, failed, exact, .. } = self;
@@ -228,12 +234,13 @@ impl Memory {
             let (first, weights) = tensor.part(*exact, &range, &bytes);
             let rows = weights.rows();
             meter.weights(name, tensor.row_bytes() * rows, &bytes);
+            let bias = bias.map(|bias| &bias[first..first + rows]);
             if input.rows() == 1 {
                 let out = &mut out[first..first + rows];
-                matmul(isa, pool, input, &mut [Product { weights, out }]);
+                matmul(isa, pool, input, &mut [Product { weights, bias, out }], &[]);
             } else {
                 staging.resize(input.rows() * rows, 0.0);
-                matmul(isa, pool, input, &mut [Product { weights, out: staging }]);
+                matmul(isa, pool, input, &mut [Product { weights, bias, out: staging }], &[]);
                 let each = out.chunks_exact_mut(tensor.rows).zip(staging.chunks_exact(rows));
                 each.for_each(|(out, part)| out[first..first + rows].copy_from_slice(part));
             }

@@ -20,6 +20,12 @@ pub trait Observer: Debug + Send {
         let _ = access;
     }
 
+    /// What the output matrix is about to read, \[n\]\[d_model\], for positions whose logits are
+    /// wanted.
+    fn head(&mut self, rows: &[f32]) {
+        let _ = rows;
+    }
+
     /// What a layer's down projection is about to read, act(gate · x) ⊙ (up · x) for each token.
     /// What is changed of it, the pass goes on with.
     fn feed_forward(&mut self, inner: Inner<'_>) {
@@ -72,6 +78,19 @@ impl Meter {
         self.observe(|| Access::read(Data::Weights(name), memory));
     }
 
+    /// Some rows of a tensor are read, `bytes` in all.
+    pub(crate) fn rows<'a>(
+        &mut self,
+        name: TensorName,
+        bytes: usize,
+        rows: impl Iterator<Item = &'a [u8]>,
+    ) {
+        self.ledger.read(name, bytes);
+        if self.observer.is_some() {
+            rows.for_each(|row| self.observe(|| Access::read(Data::Weights(name), row)));
+        }
+    }
+
     /// The gain and bias of a norm are read; they are not counted.
     pub(crate) fn norm(&mut self, name: TensorName, norm: &NormWeights) {
         for vector in std::iter::once(&norm.gain).chain(&norm.bias) {
@@ -114,6 +133,12 @@ impl Meter {
             self.observe(|| Access::read(Data::Values(number), values));
         }
         self.ledger.kv(read, written);
+    }
+
+    pub(crate) fn head(&mut self, rows: &[f32]) {
+        if let Some(observer) = &mut self.observer {
+            observer.head(rows);
+        }
     }
 
     pub(crate) fn feed_forward(

@@ -5,6 +5,7 @@
 //! (seed, position, token), and the largest sum wins, which follows the softmax exactly.
 
 use crate::error::EngineError;
+use crate::forward::Scores;
 use crate::noise::{Purpose, gumbel, gumbel_below, uniform};
 use std::cmp::Ordering;
 
@@ -184,6 +185,55 @@ impl Sampler {
         };
         self.adjusted = adjusted;
         id
+    }
+
+    /// How many of the highest logits suffice to take a token when `banned` tokens are never
+    /// chosen; `None` if all are needed. A penalty that lowers some logits lets others rise in
+    /// rank, but not above more than that.
+    pub fn needs(&self, banned: usize) -> Option<usize> {
+        /// Beyond these, most rows may be among the best.
+        const TOP_K_MAX: usize = 64;
+        let SamplerOptions { temperature, top_k, repeat_penalty, repeat_last_n, .. } = self.options;
+        let taken = if temperature == 0.0 { 1 } else { top_k };
+        let lowered = match repeat_penalty {
+            1.0 => 0,
+            penalty if penalty > 1.0 => repeat_last_n,
+            _ => return None,
+        };
+        (1..=TOP_K_MAX).contains(&taken).then_some(taken + banned + lowered)
+    }
+
+    /// As [`Self::sample`], given the scores of at least as many of the best tokens as
+    /// [`Self::needs`] says.
+    pub fn choose(
+        &mut self,
+        scores: Scores<'_>,
+        history: &[u32],
+        banned: &[u32],
+        position: usize,
+    ) -> u32 {
+        let best = match scores {
+            Scores::All(logits) => return self.sample(logits, history, banned, position),
+            Scores::Best(best) => best,
+        };
+        let penalty = self.options.repeat_penalty;
+        let recent = &history[history.len().saturating_sub(self.options.repeat_last_n)..];
+        self.candidates.clear();
+        for &(id, mut logit) in best.iter().filter(|(id, _)| !banned.contains(id)) {
+            if penalty != 1.0 && recent.contains(&id) {
+                logit *= if logit > 0.0 { 1.0 / penalty } else { penalty };
+            }
+            self.candidates.push(Candidate { id, logit });
+        }
+        self.candidates.sort_unstable_by(by_rank);
+        if self.options.temperature == 0.0 {
+            return self.candidates.first().map_or(0, |candidate| candidate.id);
+        }
+        self.candidates.truncate(self.options.top_k);
+        self.candidates.retain(|candidate| candidate.logit > f32::NEG_INFINITY);
+        self.keep_top_p();
+        self.keep_min_p();
+        self.draw(position)
     }
 
     /// The logits with penalties and bans, in `buffer` if there are any.

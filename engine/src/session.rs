@@ -320,10 +320,11 @@ impl Generation<'_> {
                 return Err(EngineError::Cancelled);
             }
             let want = if i + 1 < passes { Want::None } else { Want::Last };
-            executor.forward(chunk, Phase::Prefill, want, &mut |_, logits| {
-                let id = sampler.sample(logits, history, banned, history.len());
+            let needs = sampler.needs(banned.len());
+            executor.choose(chunk, Phase::Prefill, want, needs, &mut |_, scores| {
+                let id = sampler.choose(scores, history, banned, history.len());
                 ready.push_back(id);
-                Ok(())
+                Ok(true)
             })?;
             tokens.extend_from_slice(chunk);
         }
@@ -360,11 +361,12 @@ impl Generation<'_> {
         let drafted = run.len() - (known - before);
         let started = Instant::now();
         let phase = if drafted > 0 { Phase::Verify } else { Phase::Decode };
-        let verified = executor.verify(&run, phase, &mut |position, logits| {
+        let needs = sampler.needs(banned.len());
+        let verified = executor.choose(&run, phase, Want::All, needs, &mut |position, scores| {
             if position + 1 < known {
                 return Ok(true);
             }
-            let id = sampler.sample(logits, history, banned, history.len());
+            let id = sampler.choose(scores, history, banned, history.len());
             history.push(id);
             Ok(run.get(position - before + 1) == Some(&id))
         });

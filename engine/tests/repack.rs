@@ -1,7 +1,7 @@
 //! Repacked weights: when they are made, when they are made anew, and what happens where they
 //! cannot be. That they change no result is tested with the digests of the golden cases.
 
-use aios_engine::{Model, RepackError, Repacked};
+use aios_engine::{Model, RepackError, Repacked, repacked_files};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -35,7 +35,31 @@ fn panels_are_made_once_and_anew_when_the_source_changes() {
     fs::write(&first.path, &whole[..whole.len() - 1]).expect("written");
     assert!(load(&source, &panels).expect("made").made);
     assert_eq!(fs::read(&first.path).expect("read"), whole);
-    assert_eq!(fs::read_dir(&panels).expect("read").count(), 1);
+    // The note of where the model is, beside it.
+    assert_eq!(fs::read_dir(&panels).expect("read").count(), 2);
+}
+
+#[test]
+fn what_is_kept_can_be_listed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let panels = folder.path().join("panels");
+    assert_eq!(repacked_files(&panels).expect("no folder, no files"), []);
+    let made = load(&micro(), &panels).expect("made");
+    fs::write(panels.join("0123.panels.part"), "half of one").expect("written");
+    fs::write(panels.join("notes.txt"), "of another kind").expect("written");
+    let files = repacked_files(&panels).expect("read");
+    let [half, whole] = &files[..] else { panic!("{files:?}") };
+    assert_eq!((half.bytes, half.source_sha256, &half.source), (11, None, &None));
+    assert_eq!((&whole.path, whole.bytes), (&made.path, made.bytes));
+    assert_eq!(whole.source_sha256, Some(made.source_sha256));
+    assert_eq!(whole.source, Some(fs::canonicalize(micro()).expect("there")));
+    // A note that is no path, or is gone, is no source.
+    fs::write(made.path.with_extension("source"), vec![b'x'; 5000]).expect("written");
+    assert_eq!(repacked_files(&panels).expect("read")[1].source, None);
+    // The next use of the model writes it anew.
+    load(&micro(), &panels).expect("mapped");
+    assert!(repacked_files(&panels).expect("read")[1].source.is_some());
+    assert!(repacked_files(&micro()).is_err(), "a file is no folder");
 }
 
 #[test]

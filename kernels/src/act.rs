@@ -40,7 +40,7 @@ impl ScaleBlock {
 
 /// What products need of 256 quants of a row, in words. Formats with blocks of 32 take the fields
 /// of [`b32`], those with super-blocks the fields of [`b256`].
-const QUADS: usize = 64;
+pub(crate) const QUADS: usize = 64;
 
 /// Fields of 256 quants in blocks of 32, and the words of all.
 pub(crate) mod b32 {
@@ -118,15 +118,9 @@ impl QuantRows {
     pub(crate) fn groups(&self) -> impl Iterator<Item = Group<'_>> {
         let row = self.row_words();
         (0..self.groups).map(move |group| {
-            let [first, end] = self.bounds(group);
+            let [first, end] = bounds(self.rows, self.groups, group);
             Group { first, width: end - first, tiles: &self.words[first * row..end * row] }
         })
-    }
-
-    /// The rows of a group: the first, and the first behind it.
-    #[inline(always)]
-    const fn bounds(&self, group: usize) -> [usize; 2] {
-        [group * self.rows / self.groups, (group + 1) * self.rows / self.groups]
     }
 
     /// The tiles of the only row.
@@ -144,41 +138,103 @@ impl QuantRows {
     /// # Panics
     /// If `len` is not a multiple of the block or the buffers are too small.
     pub fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], len: usize) {
-        /// Tiles of a row that a piece of work has, if there are so many.
+        /// Tiles of a group that a piece of work has, if there are so many.
         const RUN: usize = 2;
-        assert!(len > 0 && len.is_multiple_of(self.block.len()) && x.len().is_multiple_of(len));
-        self.len = len;
-        self.rows = x.len() / len;
-        self.groups = self.rows.div_ceil(isa.columns());
-        let (rows, tiles, row) = (self.rows, len.div_ceil(256), self.row_words());
-        let mut memory = std::mem::take(&mut self.words);
-        let words = Shared::new(&mut memory[..rows * row]);
+        assert!(len > 0 && x.len().is_multiple_of(len));
+        let rows = x.len() / len;
+        let writer = self.writer(isa, rows, len);
+        let tiles = len.div_ceil(256);
         // One row is soon done: sharing it out would take longer.
         let run = if rows == 1 { tiles } else { RUN };
         let runs = tiles.div_ceil(run);
-        pool.for_each(self.groups * runs, &|piece| {
-            let [first, end] = self.bounds(piece / runs);
-            let width = end - first;
+        pool.for_each(writer.groups * runs, &|piece| {
             let start = piece % runs * run;
-            let count = run.min(tiles - start);
-            let tile = self.block.words() * width;
-            // SAFETY: these words belong to one piece, and `for_each` gives a piece to one thread.
-            let out = unsafe { words.range(first * row + start * tile, count * tile) };
-            isa.run(Quantize { block: self.block, x: &x[first * len..], len, width, start, out });
+            let part = 256 * start..len.min(256 * (start + run));
+            let row = |row: usize| &x[row * len..][part.clone()];
+            // SAFETY: these tiles are one piece, and `for_each` gives a piece to one thread.
+            unsafe { writer.group(isa, piece / runs, start, &row) };
         });
-        self.words = memory;
+    }
+
+    /// Starts `rows` rows of `len` elements, which are then quantised in parts.
+    ///
+    /// # Panics
+    /// As [`Self::quantize`].
+    pub(crate) fn writer(&mut self, isa: Isa, rows: usize, len: usize) -> Writer<'_> {
+        assert!(len > 0 && len.is_multiple_of(self.block.len()));
+        (self.rows, self.len, self.groups) = (rows, len, rows.div_ceil(isa.columns()));
+        let (block, groups, row_words) = (self.block, self.groups, self.row_words());
+        let words = Shared::new(&mut self.words[..rows * row_words]);
+        Writer { block, rows, groups, row_words, words }
     }
 }
+
+/// Rows `start..end` of group `group`, of `rows` rows in `groups` groups.
+#[inline(always)]
+const fn bounds(rows: usize, groups: usize, group: usize) -> [usize; 2] {
+    [group * rows / groups, (group + 1) * rows / groups]
+}
+
+/// Quantises parts of rows, on several threads at once.
+pub(crate) struct Writer<'a> {
+    block: ScaleBlock,
+    rows: usize,
+    groups: usize,
+    row_words: usize,
+    words: Shared<'a, i32>,
+}
+
+impl Writer<'_> {
+    /// Quantises the tiles from `tile` on, for all rows; `part` gives the elements of a row that
+    /// are in them.
+    ///
+    /// # Safety
+    /// No two threads quantise the same tile at a time.
+    pub(crate) unsafe fn quantize<'x>(
+        &self,
+        isa: Isa,
+        tile: usize,
+        part: &dyn Fn(usize) -> &'x [f32],
+    ) {
+        for group in 0..self.groups {
+            // SAFETY: the caller promises the same.
+            unsafe { self.group(isa, group, tile, part) };
+        }
+    }
+
+    /// As [`Self::quantize`], for a group of rows.
+    ///
+    /// # Safety
+    /// No two threads quantise the same tile of a group at a time.
+    unsafe fn group<'x>(
+        &self,
+        isa: Isa,
+        group: usize,
+        tile: usize,
+        part: &dyn Fn(usize) -> &'x [f32],
+    ) {
+        let [first, end] = bounds(self.rows, self.groups, group);
+        let mut rows: [&[f32]; WIDEST] = [&[]; WIDEST];
+        for (slot, row) in rows.iter_mut().zip(first..end) {
+            *slot = part(row);
+        }
+        let rows = &rows[..end - first];
+        let words = self.block.words() * rows.len();
+        let (start, count) = (first * self.row_words + tile * words, rows[0].len().div_ceil(256));
+        // SAFETY: these are the words of the tiles, which the caller leaves to one thread.
+        let out = unsafe { self.words.range(start, count * words) };
+        isa.run(Quantize { block: self.block, rows, out });
+    }
+}
+
+/// The most rows of a group, on any instruction set.
+const WIDEST: usize = 8;
 
 /// Quantises some tiles of a group of rows.
 struct Quantize<'a> {
     block: ScaleBlock,
-    /// The group's rows and whatever follows.
-    x: &'a [f32],
-    len: usize,
-    width: usize,
-    /// The first tile.
-    start: usize,
+    /// The elements of each row that are in the tiles.
+    rows: &'a [&'a [f32]],
     out: &'a mut [i32],
 }
 
@@ -187,13 +243,12 @@ impl Op for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { block, x, len, width, start, out } = self;
-        let words = block.words();
-        for (t, tile) in out.chunks_exact_mut(words * width).enumerate() {
-            let from = 256 * (start + t);
-            let to = (from + 256).min(len);
-            for c in 0..width {
-                let x = &x[c * len + from..c * len + to];
+        const { assert!(S::COLUMNS <= WIDEST) };
+        let Self { block, rows, out } = self;
+        let width = rows.len();
+        for (t, tile) in out.chunks_exact_mut(block.words() * width).enumerate() {
+            for (c, row) in rows.iter().enumerate() {
+                let x = &row[256 * t..row.len().min(256 * (t + 1))];
                 match block {
                     ScaleBlock::B32 => scatter(&tile32(simd, x), tile, width, c),
                     ScaleBlock::B256 => scatter(&tile256(simd, x), tile, width, c),
@@ -220,12 +275,16 @@ fn scatter(words: &[i32], tile: &mut [i32], width: usize, c: usize) {
 #[expect(clippy::cast_possible_wrap, reason = "the bits of floats")]
 fn tile32<S: Simd>(simd: S, x: &[f32]) -> [i32; b32::WORDS] {
     let mut words = [0; b32::WORDS];
-    let mut q = [0; 256];
-    for (g, (x, q)) in x.as_chunks().0.iter().zip(q.as_chunks_mut().0).enumerate() {
-        words[b32::SCALES + g] = quantize32(simd, x, q).to_bits() as i32;
-        let sum = half_sum(&q[..16]) + half_sum(&q[16..]);
+    let (mut q, mut scales, mut halves) = ([0_i8; 256], [0.0_f32; 8], [0; 8]);
+    let (groups, _) = x.as_chunks();
+    let factors = factors32(groups, &mut scales);
+    round(simd, groups, &factors, &mut q, &mut halves);
+    for g in 0..8 {
+        let parts: [i16; 2] = bytemuck::cast(halves[g]);
+        let sum = parts[0] + parts[1];
         words[b32::STARTS + g] = -16 * i32::from(sum);
         words[b32::FLOATS + g] = f32::from(sum).to_bits() as i32;
+        words[b32::SCALES + g] = scales[g].to_bits() as i32;
     }
     words[..QUADS].copy_from_slice(bytemuck::cast_slice(&q));
     words
@@ -236,18 +295,19 @@ fn tile32<S: Simd>(simd: S, x: &[f32]) -> [i32; b32::WORDS] {
 #[expect(clippy::cast_possible_wrap, reason = "the bits of floats")]
 fn tile256<S: Simd>(simd: S, x: &[f32]) -> [i32; b256::WORDS] {
     let mut words = [0; b256::WORDS];
-    let mut q = [0; 256];
-    let mut shifts = [0; 8];
-    let x = x.first_chunk().expect("rows are whole super-blocks");
-    words[b256::SCALE] = quantize256(simd, x, &mut q, &mut shifts).to_bits() as i32;
+    let (mut q, mut shifts, mut halves) = ([0_i8; 256], [0; 8], [0; 8]);
+    let (groups, _) = x.as_chunks();
+    let mut scale = 0.0_f32;
+    let factors = factors256(groups, &mut scale, &mut shifts);
+    round(simd, groups, &factors, &mut q, &mut halves);
+    words[b256::SCALE] = scale.to_bits() as i32;
     let mut sums = [0_i16; 8];
-    for (g, q) in q.as_chunks::<GROUP>().0.iter().enumerate() {
-        let parts = [half_sum(&q[..16]), half_sum(&q[16..])];
-        let shift = shifts[g];
+    for g in 0..8 {
+        let (parts, shift): ([i16; 2], i32) = (bytemuck::cast(halves[g]), shifts[g]);
         words[b256::STARTS + 2 * g] = -32 * i32::from(parts[0]);
         words[b256::STARTS + 2 * g + 1] = -32 * i32::from(parts[1]);
         words[b256::SHIFTS + g] = shift;
-        words[b256::HALVES + g] = bytemuck::cast([parts[0] << shift, parts[1] << shift]);
+        words[b256::HALVES + g] = bytemuck::cast(parts.map(|part| part << shift));
         sums[g] = (parts[0] + parts[1]) << shift;
     }
     words[b256::PAIRS..b256::SCALE].copy_from_slice(bytemuck::cast_slice(&sums));
@@ -255,85 +315,92 @@ fn tile256<S: Simd>(simd: S, x: &[f32]) -> [i32; b256::WORDS] {
     words
 }
 
-/// The sum of 16 quants, within ±2032.
+/// The largest magnitude of some elements, and whether they are all finite. Magnitudes are in the
+/// order of their bits, and behind those of all numbers lie infinity's and NaN's.
 #[inline(always)]
-fn half_sum(q: &[i8]) -> i16 {
-    q.iter().fold(0, |sum, q| sum + i16::from(*q))
+fn largest(x: &[f32; GROUP]) -> (f32, bool) {
+    let bits = x.iter().fold(0, |most: u32, x| most.max(x.abs().to_bits()));
+    let largest = f32::from_bits(bits);
+    (largest, largest.is_finite())
 }
 
-/// The largest magnitude of some elements, and whether they are all finite.
+/// Rounds the elements of at most 8 groups, times their group's factor, to the nearest integer,
+/// ties to even, and sums the halves of the groups. Quants of a group without a factor are 0.
 #[inline(always)]
-fn largest<S: Simd>(simd: S, x: &[f32]) -> (f32, bool) {
-    let (x, _) = x.as_chunks::<LANES>();
-    let mut largest = simd.splat(0.0);
-    let mut poison = simd.splat(0.0);
-    for x in x {
-        let x = simd.load(x);
-        largest = simd.max(simd.abs(x), largest);
-        poison = simd.fma(x, simd.splat(0.0), poison);
-    }
-    (simd.reduce_max(largest), !simd.reduce_add(poison).is_nan())
-}
-
-/// x · factor rounded to the nearest integer, ties to even.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "quants are within ±127")]
-fn round<S: Simd>(simd: S, x: &[f32], factor: f32, q: &mut [i8]) {
-    let (x, _) = x.as_chunks::<LANES>();
-    let (q, _) = q.as_chunks_mut::<LANES>();
-    let factor = simd.splat(factor);
-    for (x, q) in x.iter().zip(q) {
-        let mut rounded = [0; LANES];
-        simd.store_int(simd.round_to_int(simd.mul(simd.load(x), factor)), &mut rounded);
-        for (q, rounded) in q.iter_mut().zip(rounded) {
-            *q = rounded as i8;
+#[expect(clippy::cast_possible_truncation, reason = "quants are within ±127, 16 of them ±2032")]
+fn round<S: Simd>(
+    simd: S,
+    groups: &[[f32; GROUP]],
+    factors: &[f32; 8],
+    q: &mut [i8],
+    halves: &mut [i32],
+) {
+    let mut rounded = [0; 256];
+    let (vectors, _) = rounded.as_chunks_mut::<LANES>();
+    for (((x, factor), half), to) in
+        groups.iter().zip(factors).zip(halves).zip(vectors.as_chunks_mut::<2>().0)
+    {
+        if *factor > 0.0 {
+            let factor = simd.splat(*factor);
+            let (x, _) = x.as_chunks::<LANES>();
+            let first = simd.round_to_int(simd.mul(simd.load(&x[0]), factor));
+            let second = simd.round_to_int(simd.mul(simd.load(&x[1]), factor));
+            simd.store_int(first, &mut to[0]);
+            simd.store_int(second, &mut to[1]);
+            *half = bytemuck::cast([simd.reduce_int(first) as i16, simd.reduce_int(second) as i16]);
         }
     }
-}
-
-/// Quantises a block and returns its scale: the largest magnitude over 127. A block that is not
-/// finite gets quants 0 and scale NaN, which reaches every result that it enters.
-#[inline(always)]
-fn quantize32<S: Simd>(simd: S, x: &[f32; 32], q: &mut [i8; 32]) -> f32 {
-    let (a, finite) = largest(simd, x);
-    if !finite || a < TINY {
-        q.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
+    for (q, rounded) in q.iter_mut().zip(&rounded[..GROUP * groups.len()]) {
+        *q = *rounded as i8;
     }
-    round(simd, x, 127.0 / a, q);
-    a / 127.0
 }
 
-/// Quantises a super-block and returns its scale, the largest magnitude over 508. Each 32
+/// What the elements of each group are multiplied with; its scale is the largest magnitude over
+/// 127. A group that is not finite gets quants 0 and scale NaN, which reaches every result that it
+/// enters.
+#[inline(always)]
+fn factors32(groups: &[[f32; GROUP]], scales: &mut [f32]) -> [f32; 8] {
+    let mut factors = [0.0; 8];
+    for ((group, scale), factor) in groups.iter().zip(scales).zip(&mut factors) {
+        let (a, finite) = largest(group);
+        (*scale, *factor) = match finite {
+            false => (f32::NAN, 0.0),
+            true if a < TINY => (0.0, 0.0),
+            true => (a / 127.0, 127.0 / a),
+        };
+    }
+    factors
+}
+
+/// As [`factors32`] for a super-block, whose scale is the largest magnitude over 508. Each 32
 /// elements have steps of the scale times 1, 2 or 4, whatever reaches their largest magnitude;
 /// those that are below a sixteenth of the block's have the steps of the largest.
 #[inline(always)]
-fn quantize256<S: Simd>(simd: S, x: &[f32; 256], q: &mut [i8; 256], shifts: &mut [i32; 8]) -> f32 {
-    let (groups, _) = x.as_chunks::<GROUP>();
-    let mut tops = [0.0; 8];
+fn factors256(groups: &[[f32; GROUP]], scale: &mut f32, shifts: &mut [i32]) -> [f32; 8] {
+    let (mut tops, mut factors) = ([0.0; 8], [0.0; 8]);
     let (mut a, mut finite) = (0.0, true);
     for (top, group) in tops.iter_mut().zip(groups) {
-        let (largest, all) = largest(simd, group);
+        let (largest, all) = largest(group);
         *top = largest;
         a = if largest > a { largest } else { a };
         finite &= all;
     }
     if !finite || a < TINY {
-        q.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
+        *scale = if finite { 0.0 } else { f32::NAN };
+        return factors;
     }
     let inverse = 508.0 / a;
-    let (q, _) = q.as_chunks_mut::<GROUP>();
-    for (((x, q), top), shift) in groups.iter().zip(q).zip(tops).zip(shifts) {
-        let factor;
-        (*shift, factor) = match top {
+    for ((factor, top), shift) in factors.iter_mut().zip(tops).zip(shifts) {
+        let step;
+        (*shift, step) = match top {
             top if top > 0.5 * a || top < 0.0625 * a => (2, 0.25),
             top if top > 0.25 * a => (1, 0.5),
             _ => (0, 1.0),
         };
-        round(simd, x, inverse * factor, q);
+        *factor = inverse * step;
     }
-    a / 508.0
+    *scale = a / 508.0;
+    factors
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@
 //!    and widened once for them.
 //! 2. Sixteen positions' keys lie interleaved, so that a lane owns a position and scores need no
 //!    sums across lanes.
-//! 3. For a single token in a long context, blocks are shared out among the threads and merged
-//!    afterwards.
+//! 3. For a single token, blocks are shared out among the threads; who ends a head's last block
+//!    merges them.
 
 mod cache;
 mod partial;
@@ -26,6 +26,7 @@ use crate::simd::{F32s, LANES, Simd, prefetch_line};
 use cache::{KvFormat, KvVisitor};
 use partial::{Merge, Partial};
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Positions in a block.
 pub const BLOCK: usize = 64;
@@ -34,7 +35,7 @@ pub const MAX_HEAD_LEN: usize = 256;
 /// Queries that go together.
 const QUERIES: usize = 4;
 /// From this many blocks on, a single token's blocks are shared out among the threads.
-const SPLIT_FROM: usize = 4;
+const SPLIT_FROM: usize = 2;
 /// Lanes' positions within a vector.
 const IOTA: F32s =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
@@ -55,13 +56,27 @@ pub struct AttentionParams {
 /// Partial results for [`attend`] with a single token; reused.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
+    /// \[kv_heads\]\[blocks\]\[tiles\]\[QUERIES\].
     partials: Vec<Partial>,
+    /// For each KV head the runs of blocks that are done.
+    done: Vec<AtomicUsize>,
 }
 
 impl AttentionScratch {
-    /// Room for `heads` heads over `context` positions.
-    pub fn with_capacity(heads: usize, context: usize) -> Self {
-        Self { partials: vec![Partial::EMPTY; heads * context.div_ceil(BLOCK)] }
+    /// Room for `heads` heads, `kv_heads` of them with keys and values, over `context` positions.
+    pub fn with_capacity(heads: usize, kv_heads: usize, context: usize) -> Self {
+        let mut scratch = Self::default();
+        let tiles = (heads / kv_heads).div_ceil(QUERIES);
+        scratch.resize(kv_heads, context.div_ceil(BLOCK) * tiles);
+        scratch
+    }
+
+    /// Makes room for `tiles` tiles of queries a KV head, over all blocks, and starts to count.
+    fn resize(&mut self, kv_heads: usize, tiles: usize) {
+        let partials = (kv_heads * tiles * QUERIES).max(self.partials.len());
+        self.partials.resize(partials, Partial::EMPTY);
+        self.done.resize_with(kv_heads.max(self.done.len()), AtomicUsize::default);
+        self.done.iter_mut().for_each(|done| *done.get_mut() = 0);
     }
 
     /// Bytes that it takes.
@@ -104,8 +119,8 @@ pub fn attend(
     }
 }
 
-/// A single token: runs of blocks of each KV head are the pieces; then each head's blocks are
-/// merged.
+/// A single token: runs of blocks of each KV head are the pieces; the piece that is the last of
+/// its head to be done merges the head's blocks.
 fn attend_split(
     pool: &Pool,
     job: &Job<'_>,
@@ -113,40 +128,49 @@ fn attend_split(
     blocks: usize,
     scratch: &mut AttentionScratch,
 ) {
-    let (heads, value_len) = (job.params.heads, job.kv.shape.value_len);
-    let count = heads * blocks;
-    if scratch.partials.len() < count {
-        scratch.partials.resize(count, Partial::EMPTY);
-    }
+    let kv_heads = job.kv.shape.kv_heads;
+    scratch.resize(kv_heads, blocks * tiles);
     let first = job.first_position(job.start) / BLOCK;
-    let total = job.kv.shape.kv_heads * (blocks - first);
+    let total = kv_heads * (blocks - first);
     // A thread goes through memory in order for a while, which it can then ask for ahead.
     let run = (total / (8 * pool.threads())).clamp(1, 8);
     let runs = (blocks - first).div_ceil(run);
-    let partials = Shared::new(&mut scratch.partials[..count]);
-    pool.for_each(job.kv.shape.kv_heads * runs, &|piece| {
+    let done = &scratch.done;
+    let partials = Shared::new(&mut scratch.partials);
+    let at = |kv_head, block, tile| ((kv_head * blocks + block) * tiles + tile) * QUERIES;
+    pool.for_each(kv_heads * runs, &|piece| {
         let (kv_head, start) = (piece / runs, first + piece % runs * run);
-        let mut results = [Partial::EMPTY; QUERIES];
         for block in start..blocks.min(start + run) {
             // All of a block's queries go together, so that it is read from memory once.
             for tile in 0..tiles {
                 let queries = job.queries(kv_head, tile);
-                job.block(&queries, block, &mut results);
-                for (query, result) in queries.list().iter().zip(&results) {
-                    // SAFETY: every head and block belong to one piece.
-                    let to = unsafe { partials.range(query.head * blocks + block, 1) };
-                    to[0].take(result, value_len);
-                }
+                // SAFETY: every KV head's block belongs to one piece, and nobody else touches its
+                // results before all pieces of the head are counted as done.
+                let results = unsafe { partials.range(at(kv_head, block, tile), QUERIES) };
+                let results = results.first_chunk_mut().expect("a range of that length");
+                job.block(&queries, block, results);
             }
         }
-    });
-    let partials = &scratch.partials;
-    pool.for_each(heads, &|head| {
-        let mut state = Partial::EMPTY;
-        for block in &partials[head * blocks + first..(head + 1) * blocks] {
-            job.isa.run(Merge { state: &mut state, block, len: value_len });
+        if done[kv_head].fetch_add(1, Ordering::AcqRel) + 1 < runs {
+            return;
         }
-        job.finish(Query { token: 0, head }, &state);
+        for tile in 0..tiles {
+            let queries = job.queries(kv_head, tile);
+            for (slot, query) in queries.list().iter().enumerate() {
+                let mut state = Partial::EMPTY;
+                for block in first..blocks {
+                    // SAFETY: all pieces of the head are done, as the count has shown, and only
+                    // the one that was counted last comes here.
+                    let block = unsafe { partials.range(at(kv_head, block, tile) + slot, 1) };
+                    job.isa.run(Merge {
+                        state: &mut state,
+                        block: &block[0],
+                        len: job.value_len(),
+                    });
+                }
+                job.finish(*query, &state);
+            }
+        }
     });
 }
 
@@ -184,6 +208,10 @@ impl Job<'_> {
     /// Query heads that share a KV head.
     fn group(&self) -> usize {
         self.params.heads / self.kv.shape.kv_heads
+    }
+
+    fn value_len(&self) -> usize {
+        self.kv.shape.value_len
     }
 
     fn tokens(&self) -> usize {

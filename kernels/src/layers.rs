@@ -167,14 +167,6 @@ impl Op for Add<'_> {
     }
 }
 
-/// Adds `bias` to each row of `x`, \[n\]\[bias.len()\].
-pub fn add_to_rows(isa: Isa, x: &mut [f32], bias: &[f32]) {
-    assert!(x.len().is_multiple_of(bias.len()), "whole rows");
-    for row in x.chunks_exact_mut(bias.len()) {
-        add(isa, row, bias);
-    }
-}
-
 /// x\[i\] *= factor.
 pub fn scale(isa: Isa, x: &mut [f32], factor: f32) {
     isa.run(Scale { x, factor });
@@ -292,6 +284,16 @@ pub fn activate(
         let gate = gate.map(|gate| &gate[row * len..(row + 1) * len]);
         isa.run(Activate { function, gate, out });
     });
+}
+
+/// As [`activate`] for some neurons of a row.
+pub(crate) fn activate_part(
+    isa: Isa,
+    function: ActivationFn,
+    gate: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    isa.run(Activate { function, gate, out });
 }
 
 struct Activate<'a> {

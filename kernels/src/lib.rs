@@ -18,6 +18,7 @@ mod panel;
 mod pool;
 mod shared;
 mod simd;
+mod sketch;
 #[cfg(test)]
 mod testing;
 
@@ -28,9 +29,13 @@ pub use attention::{
 };
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
-pub use layers::{
-    Norm, Rotation, activate, add, add_to_rows, norm, norm_in_place, rotate, scale, softcap,
+pub use layers::{Norm, Rotation, activate, add, norm, norm_in_place, rotate, scale, softcap};
+pub use matmul::{
+    Inner, Input, Matrix, MatrixError, Product, dot_rows, inner, matmul, scale_block,
 };
-pub use matmul::{Input, Matrix, MatrixError, Product, matmul, scale_block};
 pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};
+pub use sketch::{
+    Activations, Bounds, DIRECTIONS, Limits, NotFinite, Peak, Query, Sketch, SketchBuilder,
+    SketchError, SketchShape, front as sketch_front, refine, upper_bounds,
+};

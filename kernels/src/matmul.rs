@@ -18,26 +18,34 @@
 //!    at a time are packed first.
 //! 3. Several matrices that share an input run in one fork-join.
 
+mod gather;
+mod inner;
 mod panels;
 mod rows;
+
+pub use gather::dot_rows;
+pub use inner::{Inner, inner};
 
 use crate::act::{QuantRows, ScaleBlock};
 use crate::format::{self, Float, Format32, Format256, Visitor};
 use crate::isa::{Isa, Op};
+use crate::layers::add;
 use crate::panel::{PANEL_ROWS, pack_panel, packed_bytes};
-use crate::pool::Pool;
+use crate::pool::{Ahead, Pool};
 use crate::shared::Shared;
 use crate::simd::Simd;
 use aios_contract::DType;
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
-/// Weight bytes that a piece of work should have at least.
-const PIECE_BYTES: usize = 32 << 10;
+/// Weight bytes that a piece of work should have at least, for few activation rows and for many.
+const FEW_BYTES: usize = 8 << 10;
+const MANY_BYTES: usize = 32 << 10;
+/// From this many activation rows on there are many, and arithmetic takes the time, not memory.
+const MANY: usize = 17;
 /// Weight bytes that are packed at a time where the weights are rows.
 const PACKED_BYTES: usize = 192 << 10;
-/// Pieces a thread, so that threads which run at different speeds end together.
-const PIECES_PER_THREAD: usize = 8;
 
 /// How a matrix's blocks lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +150,11 @@ impl<'a> Matrix<'a> {
         Self { rows: len, bytes: &self.bytes[start * row..end * row], ..*self }
     }
 
+    /// Units of 16 rows in which products are shared out.
+    const fn units(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
     /// Bytes of a row, wherever they lie.
     fn row_bytes(&self) -> usize {
         let rows = match self.layout {
@@ -187,30 +200,88 @@ impl Input<'_> {
 pub struct Product<'a> {
     /// The weights, \[rows\]\[len of the input\].
     pub weights: Matrix<'a>,
+    /// Added to each row of the result.
+    pub bias: Option<&'a [f32]>,
     /// The result, \[n\]\[rows\].
     pub out: &'a mut [f32],
 }
 
-/// Computes every product in one fork-join.
+/// Computes every product in one fork-join. A thread that is done before the others asks memory
+/// for what it will read of the weights `next`, those of the next call in their order.
 ///
 /// # Panics
 /// If a shape does not fit, or the quantised input that a matrix needs is missing.
-pub fn matmul(isa: Isa, pool: &Pool, input: Input<'_>, products: &mut [Product<'_>]) {
-    /// Products that one call may share a join between: q, k, v and a spare.
-    const MOST: usize = 4;
+pub fn matmul(
+    isa: Isa,
+    pool: &Pool,
+    input: Input<'_>,
+    products: &mut [Product<'_>],
+    next: &[Option<Matrix<'_>>],
+) {
     let n = input.rows();
     assert!(products.len() <= MOST && n > 0);
-    let total: usize = products.iter().map(|p| p.weights.bytes.len()).sum();
-    let piece_bytes = (total / (PIECES_PER_THREAD * pool.threads())).max(PIECE_BYTES);
     let mut jobs: [Option<Job<'_>>; MOST] = [const { None }; MOST];
-    let mut pieces = 0;
+    let (mut units, mut bytes) = (0, 0);
     for (product, job) in products.iter_mut().zip(&mut jobs) {
         let weights = product.weights;
-        assert_eq!((weights.cols, product.out.len()), (input.len, n * weights.rows));
-        let row_bytes = weights.row_bytes().max(1);
-        let rows = (piece_bytes / row_bytes).next_multiple_of(PANEL_ROWS).max(PANEL_ROWS);
-        let first = pieces;
-        pieces += weights.rows.div_ceil(rows);
+        *job = Some(Job::new(isa, input, product, units));
+        units += weights.units();
+        bytes += weights.bytes.len();
+    }
+    let task = |run: Range<usize>| {
+        for job in jobs.iter().flatten() {
+            let (start, end) = (run.start.max(job.first), run.end.min(job.end()));
+            if start < end {
+                job.run(start - job.first..end - job.first);
+            }
+        }
+    };
+    pool.share(units, least(n, units, bytes), &task, &|thread| ahead(pool, thread, n, next));
+}
+
+/// Products that one call may share a join between: q, k, v and a spare.
+const MOST: usize = 4;
+
+/// Units that a thread should take at least, of `units` that have `bytes` bytes.
+fn least(n: usize, units: usize, bytes: usize) -> usize {
+    let least = if n < MANY { FEW_BYTES } else { MANY_BYTES };
+    (least * units).div_ceil(bytes.max(1)).max(1)
+}
+
+/// What a thread reads first of the product of `next` with `n` activation rows.
+fn ahead(pool: &Pool, thread: usize, n: usize, next: &[Option<Matrix<'_>>]) -> Ahead {
+    if n >= MANY {
+        return Ahead::NONE;
+    }
+    let matrices = || next.iter().flatten();
+    let mut unit = pool.own(matrices().map(Matrix::units).sum(), thread).start;
+    for matrix in matrices() {
+        if unit < matrix.units() {
+            return Ahead::new(&matrix.bytes[unit * PANEL_ROWS * matrix.row_bytes()..]);
+        }
+        unit -= matrix.units();
+    }
+    Ahead::NONE
+}
+
+/// A product, shared out in units of 16 rows numbered from `first`.
+struct Job<'a> {
+    isa: Isa,
+    input: Input<'a>,
+    weights: Matrix<'a>,
+    bias: Option<&'a [f32]>,
+    first: usize,
+    out: Shared<'a, f32>,
+}
+
+impl<'a> Job<'a> {
+    /// # Panics
+    /// As [`matmul`].
+    fn new(isa: Isa, input: Input<'a>, product: &'a mut Product<'_>, first: usize) -> Self {
+        let Product { weights, bias, out } = product;
+        let n = input.rows();
+        assert_eq!((weights.cols, out.len()), (input.len, n * weights.rows));
+        assert!(bias.is_none_or(|bias| bias.len() == weights.rows), "the bias fits the rows");
         let fits = |rows: Option<&QuantRows>| rows.is_some_and(|rows| rows.fit(isa, n, input.len));
         let quantised = match scale_block(weights.dtype) {
             None => true,
@@ -219,24 +290,26 @@ pub fn matmul(isa: Isa, pool: &Pool, input: Input<'_>, products: &mut [Product<'
         };
         assert!(input.exact || quantised, "{} needs quantised activations", weights.dtype);
         assert!(!input.exact || weights.layout == Layout::Rows, "exact products take rows");
-        *job = Some(Job { weights, rows, first, out: Shared::new(product.out) });
+        Self { isa, input, weights: *weights, bias: *bias, first, out: Shared::new(out) }
     }
-    pool.for_each(pieces, &|piece| {
-        let job = jobs.iter().flatten().rev().find(|job| job.first <= piece);
-        if let Some(job) = job {
-            let start = (piece - job.first) * job.rows;
-            let rows = job.rows.min(job.weights.rows - start);
-            format::visit(job.weights.dtype, Piece { isa, job, input, start, rows });
-        }
-    });
-}
 
-/// A product, shared out in pieces of `rows` rows numbered from `first`.
-struct Job<'a> {
-    weights: Matrix<'a>,
-    rows: usize,
-    first: usize,
-    out: Shared<'a, f32>,
+    fn end(&self) -> usize {
+        self.first + self.weights.units()
+    }
+
+    /// Computes some of its units, which are counted from its own first one.
+    fn run(&self, units: Range<usize>) {
+        let Self { isa, input, weights, .. } = *self;
+        let start = units.start * PANEL_ROWS;
+        let rows = (units.end * PANEL_ROWS).min(weights.rows) - start;
+        let piece = Piece { isa, job: self, input, start, rows };
+        format::visit(weights.dtype, piece);
+        if let Some(bias) = self.bias {
+            for column in 0..input.rows() {
+                add(isa, piece.out(column, 0, rows), &bias[start..start + rows]);
+            }
+        }
+    }
 }
 
 /// Some rows of a product.

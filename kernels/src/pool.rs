@@ -7,8 +7,11 @@
 //! 2. The caller is thread 0, so that one thread needs no other.
 //! 3. The caller yields while it waits, once it has spun for a while, so that more threads than
 //!    cores still make progress.
+//! 4. A thread that waits asks memory for what it reads next ([`Ahead`]), because memory is what
+//!    a token's time goes to.
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,8 +23,54 @@ const SPIN_ROUNDS: u32 = 4000;
 /// Rounds of spinning before the waiting caller yields its core.
 const CALLER_ROUNDS: u32 = 2000;
 
+/// Cache lines that a waiting thread asks for in a round of spinning. More of them would fill
+/// the processor's queue of loads, and the end of the wait would be seen late.
+const AHEAD_LINES: usize = 4;
+/// The most bytes that a waiting thread asks for: they should stay in its second-level cache.
+const AHEAD_BYTES: usize = 128 << 10;
+
 /// A closure that lives as long as one call of [`Pool::run`].
-type Task = *const (dyn Fn(usize) + Sync);
+type Task = *const (dyn Fn(usize) -> Ahead + Sync);
+
+/// Memory that a thread reads after the present join, to be asked for while it waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    at: *const u8,
+    lines: usize,
+}
+
+impl Ahead {
+    pub(crate) const NONE: Self = Self { at: std::ptr::null(), lines: 0 };
+
+    /// The start of `memory`, which need not live on: what is asked for in vain does no harm.
+    pub(crate) fn new(memory: &[u8]) -> Self {
+        Self { at: memory.as_ptr(), lines: memory.len().min(AHEAD_BYTES) / 64 }
+    }
+
+    /// A round of waiting.
+    #[inline]
+    fn spin(&mut self) {
+        for _ in 0..self.lines.min(AHEAD_LINES) {
+            ask_for(self.at);
+            self.at = self.at.wrapping_add(64);
+            self.lines -= 1;
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// Asks for the cache line at `address`, into the second level. The address may be anything.
+#[inline(always)]
+fn ask_for(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, which takes any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
 
 #[repr(align(128))]
 struct Padded<T>(T);
@@ -101,8 +150,17 @@ impl Pool {
     /// Runs `task(i)` for every thread i at once and returns when all have returned. A panic in
     /// any of them is raised again here.
     pub fn run(&self, task: &(dyn Fn(usize) + Sync)) {
+        self.run_ahead(&|thread| {
+            task(thread);
+            Ahead::NONE
+        });
+    }
+
+    /// As [`Self::run`]; each thread then asks for what its task returned while it waits.
+    fn run_ahead(&self, task: &(dyn Fn(usize) -> Ahead + Sync)) {
         if self.workers.is_empty() {
-            return task(0);
+            task(0);
+            return;
         }
         let _guard = lock(&self.caller);
         let shared = &*self.shared;
@@ -118,13 +176,14 @@ impl Pool {
             shared.wake.notify_all();
         }
         let own = catch_unwind(AssertUnwindSafe(|| task(0)));
+        let mut ahead = *own.as_ref().unwrap_or(&Ahead::NONE);
         let mut rounds = 0;
         while shared.pending.0.load(Ordering::Acquire) > 0 {
             rounds += 1;
             if rounds > CALLER_ROUNDS {
                 std::thread::yield_now();
             } else {
-                std::hint::spin_loop();
+                ahead.spin();
             }
         }
         if let Err(panic) = own {
@@ -154,6 +213,44 @@ impl Pool {
             }
         });
     }
+
+    /// Runs `task` for runs of units that together are `0..units`, each of at least `least` of
+    /// them. A thread takes [`Self::own`] first and then runs of what is left, the shorter the
+    /// less is left, so that threads which run at different speeds end together. Each thread
+    /// then asks for what `ahead` says of it while it waits.
+    pub(crate) fn share(
+        &self,
+        units: usize,
+        least: usize,
+        task: &(dyn Fn(Range<usize>) + Sync),
+        ahead: &(dyn Fn(usize) -> Ahead + Sync),
+    ) {
+        let threads = self.threads();
+        if threads == 1 || units <= least {
+            return task(0..units);
+        }
+        let next = AtomicUsize::new(self.own(units, threads).start);
+        self.run_ahead(&|thread| {
+            let own = self.own(units, thread);
+            if !own.is_empty() {
+                task(own);
+            }
+            loop {
+                let run = |at: usize| ((units - at) / (2 * threads)).max(least).min(units - at);
+                let take = |at| (at < units).then(|| at + run(at));
+                match next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                    Ok(at) => task(at..at + run(at)),
+                    Err(_) => return ahead(thread),
+                }
+            }
+        });
+    }
+
+    /// The units of [`Self::share`] that are a thread's own: together three quarters of them.
+    pub(crate) fn own(&self, units: usize, thread: usize) -> Range<usize> {
+        let own = 3 * units / (4 * self.threads());
+        own * thread..own * (thread + 1)
+    }
 }
 
 impl Drop for Pool {
@@ -180,8 +277,9 @@ impl std::fmt::Debug for Pool {
 /// A worker's life: wait for a new epoch, run the task, say so.
 fn work(shared: &Shared, index: usize) {
     let mut seen = 0;
+    let mut ahead = Ahead::NONE;
     loop {
-        wait_for_change(shared, seen);
+        wait_for_change(shared, seen, ahead);
         seen = seen.wrapping_add(1);
         if shared.stop.load(Ordering::SeqCst) {
             return;
@@ -191,21 +289,22 @@ fn work(shared: &Shared, index: usize) {
         if let Some(task) = task {
             // SAFETY: `run` keeps the closure alive until `pending` is 0.
             let task = unsafe { &*task };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index))) {
+            ahead = catch_unwind(AssertUnwindSafe(|| task(index))).unwrap_or_else(|panic| {
                 *lock(&shared.panic) = Some(panic);
-            }
+                Ahead::NONE
+            });
         }
         shared.pending.0.fetch_sub(1, Ordering::Release);
     }
 }
 
 /// Returns when `epoch` is no longer `seen`: spins, then sleeps.
-fn wait_for_change(shared: &Shared, seen: u32) {
+fn wait_for_change(shared: &Shared, seen: u32, mut ahead: Ahead) {
     for _ in 0..SPIN_ROUNDS {
         if shared.epoch.0.load(Ordering::Acquire) != seen {
             return;
         }
-        std::hint::spin_loop();
+        ahead.spin();
     }
     let mut guard = lock(&shared.sleep);
     shared.sleepers.fetch_add(1, Ordering::SeqCst);
@@ -259,6 +358,27 @@ mod tests {
                 });
             }
             assert!(ran.iter().chain(&pieces).all(|n| n.load(Ordering::Relaxed) == 200));
+        }
+    }
+
+    #[test]
+    fn every_unit_is_shared_out_once() {
+        for threads in [1, 2, 3, 7] {
+            let pool = Pool::new(threads).expect("threads");
+            for (units, least) in [(0, 1), (1, 1), (2, 1), (5, 3), (36, 1), (97, 2), (1000, 1)] {
+                let ran: Vec<_> = (0..units).map(|_| AtomicUsize::new(0)).collect();
+                let task = |run: Range<usize>| {
+                    for unit in run {
+                        ran[unit].fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                let memory = [0; 1000];
+                for _ in 0..50 {
+                    pool.share(units, least, &task, &|_| Ahead::new(&memory));
+                }
+                let all = ran.iter().all(|n| n.load(Ordering::Relaxed) == 50);
+                assert!(all, "{units} units on {threads} threads");
+            }
         }
     }
 

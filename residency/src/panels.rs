@@ -12,7 +12,7 @@
 
 use crate::mapping::{MapError, Mapping};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read as _, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -132,6 +132,16 @@ pub fn open_panels(path: &Path, stamp: &[u8; 32], lengths: &[u64]) -> Result<Pan
     Ok(Panels { mapping, ranges, digest })
 }
 
+/// What the file at `path` says that it was made from; `None` if it cannot be read or is no file of
+/// repacked weights of this version. The rest of the file is not looked at.
+pub fn panel_origin(path: &Path) -> Option<Origin> {
+    let mut fixed = [0; FIXED];
+    File::open(path).ok()?.read_exact(&mut fixed).ok()?;
+    let known = fixed[..8] == *MAGIC && fixed[8..12] == VERSION.to_le_bytes();
+    let part = |at: usize| fixed[at..at + 32].try_into().expect("32 bytes");
+    known.then(|| Origin { stamp: part(16), digest: part(48) })
+}
+
 /// A file of repacked weights that is being written. Dropped before [`PanelWriter::finish`] it
 /// leaves nothing behind.
 #[derive(Debug)]
@@ -235,7 +245,7 @@ impl Drop for PanelWriter {
 
 /// Opens and locks the file at `path`, which another process may be writing, may have given its
 /// final name just now, or may have left behind when it was killed.
-fn claim(path: &Path) -> io::Result<File> {
+pub(crate) fn claim(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::MetadataExt as _;
     loop {
         let file = File::options().write(true).create(true).truncate(false).open(path)?;
@@ -256,7 +266,7 @@ fn claim(path: &Path) -> io::Result<File> {
 }
 
 /// Makes sure that the disk has room for `len` bytes of `file`.
-fn reserve(file: &File, len: u64) -> io::Result<()> {
+pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let len = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the descriptor is that of a file that is open for as long as the call lasts.
@@ -292,6 +302,7 @@ mod tests {
         let Panels { mapping, ranges, digest } =
             open_panels(&path, &ORIGIN.stamp, &LENGTHS).expect("sound");
         assert_eq!(digest, ORIGIN.digest);
+        assert_eq!(panel_origin(&path), Some(ORIGIN));
         for ((i, range), length) in ranges.into_iter().enumerate().zip(LENGTHS) {
             assert!(range.start % 4096 == 0 && range.len() as u64 == length);
             let piece = &mapping.bytes()[range];
@@ -343,6 +354,7 @@ mod tests {
         for len in [0, 1, FIXED - 1, FIXED, header, 4096, sound.len() - 1] {
             fs::write(&path, &sound[..len]).expect("written");
             assert!(open_panels(&path, &ORIGIN.stamp, &LENGTHS).is_err(), "length {len}");
+            assert_eq!(panel_origin(&path).is_some(), len >= FIXED, "length {len}");
         }
         fs::write(&path, &sound).expect("written");
         assert!(open_panels(&path, &ORIGIN.stamp, &LENGTHS).is_ok());

@@ -287,6 +287,11 @@ impl Resident {
         }
     }
 
+    /// Whether all weights are where their files are mapped, and the system decides what stays.
+    pub const fn is_mapped(&self) -> bool {
+        self.tiered.is_none()
+    }
+
     /// A file that weights are streamed from, if any are.
     pub fn streamed_file(&self) -> Option<&Path> {
         self.tiered.as_ref()?.ring.as_ref()?.file()

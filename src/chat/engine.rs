@@ -60,7 +60,7 @@ pub fn prompt_ids(
 }
 
 /// Puts BOS in front if the file asks for it and the template has not done so.
-fn framed(tokenizer: &Tokenizer, ids: Vec<u32>) -> Vec<u32> {
+pub fn framed(tokenizer: &Tokenizer, ids: Vec<u32>) -> Vec<u32> {
     match tokenizer.bos().filter(|_| tokenizer.add_bos()) {
         Some(bos) if ids.first() != Some(&bos) => [vec![bos], ids].concat(),
         _ => ids,

@@ -15,7 +15,7 @@ mod tests;
 use std::io;
 use std::sync::atomic::AtomicBool;
 
-pub use engine::{Conversation, generate, prompt_ids};
+pub use engine::{Conversation, framed, generate, prompt_ids};
 pub use input::{Assembler, HELP, Input};
 pub use lines::{Editor, Event, Lines, Piped};
 pub use repl::{Repl, Screen};

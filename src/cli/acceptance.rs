@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aios_engine::template::Template;
+use aios_engine::tokenizer::ParseSpecial;
 use aios_engine::{DraftModel, EngineError, Executor, Model, SamplerOptions};
 use aios_validation::acceptance::{Plan, Prompt, Report, measure};
 use anyhow::Context;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use super::output::deliver;
 use super::progress::bar;
 use super::{ComputeArgs, ModelArgs, Usage, WeightArgs, model_file};
-use crate::chat::{Message, Role, prompt_ids, within};
+use crate::chat::{Message, Role, framed, prompt_ids, within};
 use crate::interrupt::Interrupt;
 
 const TEMPLATE: &str = "[{bar:30}] {pos}/{len} answers, {eta} left";
@@ -30,11 +31,11 @@ Examples:
       --prompts validation/data/speculation_prompts.jsonl --limit 2 -n 64
   aios acceptance -m large.gguf -md small.gguf --prompts p.jsonl --temp 0.8 --temp 1 --json
 
-A line of the prompts' file is a JSON object with a \"class\" and a \"user\", what a user says. The
-model answers as it would without drafts, once for each temperature with the default top-k, top-p
-and min-p, and once with none; at each position of the answer both models choose with the same
-random numbers, as in `aios run -md`, and their distributions say what speculative sampling
-(arXiv 2211.17192) would have taken.")]
+A line of the prompts' file is a JSON object with a \"class\" and a \"user\", what a user says; a
+model without a chat template reads it as it is. The model answers as it would without drafts, once
+for each temperature with the default top-k, top-p and min-p, and once with none; at each position
+of the answer both models choose with the same random numbers, as in `aios run -md`, and their
+distributions say what speculative sampling (arXiv 2211.17192) would have taken.")]
 pub(super) struct AcceptanceArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -140,12 +141,18 @@ fn read(args: &AcceptanceArgs) -> anyhow::Result<Vec<Line>> {
     Ok(kept)
 }
 
-/// What the models read: the prompts in the template of the one that answers.
+/// What the models read: the prompts in the template of the one that answers, or as they are if it
+/// has none.
 fn prompts(model: &Model, lines: Vec<Line>) -> anyhow::Result<Vec<Prompt>> {
-    let template = Template::of_model(model.chat_template())?;
+    let template = model.chat_template().map(|text| Template::of_model(Some(text))).transpose()?;
+    let tokenizer = model.tokenizer()?;
     let prompt = |Line { class, user }| {
-        let message = Message::new(Role::User, user);
-        Ok(Prompt { class, ids: prompt_ids(model, &template, &[message])? })
+        let ids = match &template {
+            Some(template) => prompt_ids(model, template, &[Message::new(Role::User, user)])?,
+            None => framed(tokenizer, tokenizer.encode(&user, ParseSpecial::No)),
+        };
+        anyhow::ensure!(!ids.is_empty(), "a prompt of the class {class:?} is empty");
+        Ok(Prompt { class, ids })
     };
     lines.into_iter().map(prompt).collect()
 }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use aios_engine::{EngineError, Executor};
 use aios_validation::baseline::{
-    About, BaselineReport, Bench, Peer, Plan, SimulatedFigure, measure,
+    About, BaselineReport, Bench, Peer, PeerPlan, Plan, SimulatedFigure, measure,
 };
 use aios_validation::counters::Machine;
 use aios_validation::report::{self, Environment, ModelInfo};
+use aios_validation::simulate::Design;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
@@ -19,7 +20,7 @@ use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::doctor::{Report as Doctor, bandwidth};
 use crate::interrupt::{Interrupt, Interrupted};
 
-const TEMPLATE: &str = "runs [{bar:30}] {pos}/{len}, {elapsed}";
+const TEMPLATE: &str = "{msg} [{bar:30}] {pos}/{len}, {elapsed}";
 /// Runs of the streaming read before each run; the median counts.
 const STREAM_RUNS: usize = 3;
 
@@ -79,12 +80,26 @@ pub(super) fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let files = || [("baseline.json", json.clone()), ("baseline.md", report.markdown())];
     let written = args.out.as_deref().map(|folder| report::write(folder, files())).transpose()?;
     deliver(written, args.json.then_some(&*json), || report.markdown())?;
-    anyhow::ensure!(report.passes, "the baseline does not pass: {}", report.remarks.join("; "));
+    anyhow::ensure!(report.passes, "the baseline does not pass: {}", report.failures.join("; "));
     Ok(())
 }
 
 fn stop_if(interrupt: &Interrupt) -> Result<(), EngineError> {
     if interrupt.is_set() { Err(EngineError::Cancelled) } else { Ok(()) }
+}
+
+/// What a token in the middle of a run reads behind the caches of this name and design.
+fn simulated(
+    executor: &mut Executor,
+    plan: Plan,
+    (cache, design): (String, Design),
+    interrupt: &Interrupt,
+) -> anyhow::Result<SimulatedFigure> {
+    let mut go_on = || stop_if(interrupt);
+    let found = simulate::decode(executor, design, plan.positions(), &mut go_on)?;
+    let reads = found.dram_read_bytes_per_token + found.dram_ownership_bytes_per_token;
+    let (reread_ratio, positions) = (found.reread_ratio, found.depth);
+    Ok(SimulatedFigure { mb_per_token: reads / 1e6, reread_ratio, cache, positions })
 }
 
 fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<BaselineReport> {
@@ -107,6 +122,7 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
     let doctor = Doctor::collect(Path::new("/"));
     let bar = bar(TEMPLATE);
     bar.set_length(u64::from(args.runs));
+    bar.set_message("runs");
     let info = ModelInfo::of_files(&model, &model.files(), &mut || !interrupt.is_set())?;
     let about = About {
         model: info.ok_or(Interrupted)?,
@@ -115,14 +131,7 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
         simulated: match caches {
             Some((name, design)) => {
                 let mut executor = Executor::new(model.clone(), options.clone())?;
-                let mut go_on = || stop_if(interrupt);
-                let found = simulate::decode(&mut executor, design, &mut go_on)?;
-                let reads = found.dram_read_bytes_per_token + found.dram_ownership_bytes_per_token;
-                Some(SimulatedFigure {
-                    mb_per_token: reads / 1e6,
-                    reread_ratio: found.reread_ratio,
-                    cache: name,
-                })
+                Some(simulated(&mut executor, plan, (name, design), interrupt)?)
             }
             None => None,
         },
@@ -144,11 +153,18 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
         },
     };
     let (runs, measured) = measure(plan, &mut bench)?;
-    bar.finish_and_clear();
     let peer = args.peer.map(|PeerName::LlamaCpp| {
         tracing::info!("running llama.cpp");
-        Peer::llama_cpp(&args.python, &path, options.threads, plan.tokens, plan.runs)
+        bar.set_message("runs of llama.cpp");
+        let (python, threads) = (&*args.python, options.threads);
+        let plan = PeerPlan { python, path: &path, threads, tokens: plan.tokens, runs: plan.runs };
+        Peer::llama_cpp(plan, &mut |done| {
+            bar.set_position(done as u64);
+            !interrupt.is_set()
+        })
     });
+    bar.finish_and_clear();
+    stop_if(interrupt)?;
     let about = About { peer, ..about };
     BaselineReport::new(plan, about, runs, measured).context("there was no run")
 }

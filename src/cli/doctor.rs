@@ -3,11 +3,15 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use aios_engine::gguf::Escaped;
 use aios_residency::measure_disk;
 use clap::Args;
 
+use super::models::catalog;
+use super::weights::{panel_folder, shown};
 use crate::doctor::bandwidth::{self, Measurement};
-use crate::doctor::{Cache, Counters, Cpu, Memory, Report};
+use crate::doctor::{Cache, Counters, Cpu, Memory, PanelFile, Panels, Report};
+use crate::models::Catalog;
 
 /// Runs of each bandwidth measurement; the median is reported.
 const RUNS: usize = 9;
@@ -19,7 +23,8 @@ const BUFFER_BYTES: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 /// The most that is read of a disk.
 const DISK_BYTES_MAX: u64 = 4_000_000_000;
 
-/// Say what this machine can do: instruction sets, caches, memory, counters, bandwidth.
+/// Say what this machine can do: instruction sets, caches, memory, counters, bandwidth; and what
+/// is kept on its disk.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +33,10 @@ Examples:
   aios doctor --no-bandwidth --disk model.gguf
 
 The bandwidth is a plain streaming read of a buffer well beyond the caches. It bounds decoding:
-tokens per second <= bandwidth / bytes per token.")]
+tokens per second <= bandwidth / bytes per token.
+
+The repacked weights that are listed may be deleted at any time: the next run of their model makes
+them anew, or does without if it is told --no-repack.")]
 pub(super) struct DoctorArgs {
     /// Print JSON.
     #[arg(long)]
@@ -47,6 +55,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     if !args.no_bandwidth {
         report.bandwidth = Some(measure(&report)?);
     }
+    report.panels = panels(&catalog()?);
     report.disk =
         args.disk.as_deref().map(|file| measure_disk(file, DISK_BYTES_MAX)).transpose()?;
     let mut out = io::stdout().lock();
@@ -57,6 +66,13 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         print(&report, &mut out)?;
     }
     Ok(())
+}
+
+/// The repacked weights that are kept; what cannot be looked into is said and left out.
+fn panels(catalog: &Catalog) -> Option<Panels> {
+    let folder = panel_folder()?;
+    let found = Panels::collect(&folder, catalog);
+    found.inspect_err(|error| tracing::warn!("cannot look into {}: {error}", folder.display())).ok()
 }
 
 /// Measures with one thread and with one per core that this process may use.
@@ -85,6 +101,9 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     print_caches(&report.caches, out)?;
     print_memory(&report.memory, out)?;
     print_counters(&report.counters, out)?;
+    if let Some(panels) = &report.panels {
+        print_panels(panels, out)?;
+    }
     if let Some(disk) = &report.disk {
         writeln!(out, "Disk (measured)")?;
         let way = if disk.direct { "past the page cache" } else { "through the page cache" };
@@ -195,6 +214,45 @@ fn print_counters(counters: &Counters, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
+fn print_panels(panels: &Panels, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "Repacked weights")?;
+    let folder = shown(&panels.folder);
+    if panels.files.is_empty() {
+        row(out, "none", &format!("in {}", Escaped::new(&folder.to_string_lossy())))?;
+        return writeln!(out);
+    }
+    for file in &panels.files {
+        row(out, &bytes(file.bytes), &format!("{}, {}", file.file, origin(file)))?;
+    }
+    let folder = in_a_shell(&folder.to_string_lossy());
+    row(out, &format!("{} in all", bytes(panels.bytes)), &format!("in {folder}"))?;
+    row(out, "to delete them", &format!("rm -r {folder}"))?;
+    row(out, "", "They are made anew when their model runs, unless with --no-repack.")?;
+    writeln!(out)
+}
+
+/// Whose repacked weights they are, as well as that is known.
+fn origin(file: &PanelFile) -> String {
+    let source = file.source.as_deref().map(|source| Escaped::new(source).to_string());
+    let gone = if file.source_exists == Some(false) { " (which is gone)" } else { "" };
+    match (&file.model, source, &file.source_sha256) {
+        (Some(name), ..) => format!("of {name}{gone}"),
+        (None, Some(source), Some(_)) => format!("of {source}{gone}"),
+        (None, None, Some(digest)) => format!("of a model whose SHA-256 is {digest}"),
+        (None, _, None) => "not whole: being written, or left behind".to_owned(),
+    }
+}
+
+/// A path as a shell takes it for one word.
+fn in_a_shell(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~+".contains(c);
+    if path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
+}
+
 fn row(out: &mut impl Write, name: &str, value: &str) -> io::Result<()> {
     writeln!(out, "  {name:24} {value}")
 }
@@ -231,6 +289,38 @@ mod tests {
         assert_eq!(bytes(48 << 10), "48 KiB");
         assert_eq!(bytes(1_500_000_000), "1.4 GiB");
         assert_eq!(bytes(12), "12 B");
+    }
+
+    #[test]
+    fn repacked_weights_are_told_apart() {
+        let file =
+            |model: Option<&str>, source: Option<&str>, there, digest: Option<&str>| PanelFile {
+                file: "0123.panels".to_owned(),
+                bytes: 3 << 20,
+                model: model.map(str::to_owned),
+                source: source.map(str::to_owned),
+                source_exists: source.map(|_| there),
+                source_sha256: digest.map(str::to_owned),
+            };
+        let files = vec![
+            file(Some("small"), Some("/m/a.gguf"), true, Some("ab")),
+            file(None, Some("/m/b\u{1b}.gguf"), false, Some("cd")),
+            file(None, None, false, Some("ef")),
+            file(None, None, false, None),
+        ];
+        let origins: Vec<String> = files.iter().map(origin).collect();
+        assert_eq!(origins[0], "of small");
+        assert!(origins[1].ends_with(".gguf (which is gone)") && !origins[1].contains('\u{1b}'));
+        assert_eq!(origins[2], "of a model whose SHA-256 is ef");
+        assert!(origins[3].starts_with("not whole"));
+        let panels = Panels { folder: "/it's/here".into(), bytes: 12 << 20, files };
+        let mut text = Vec::new();
+        print_panels(&panels, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for part in ["3 MiB", "0123.panels, of small", "12 MiB in all", r"rm -r '/it'\''s/here'"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert_eq!(in_a_shell("~/.cache/aios/panels"), "~/.cache/aios/panels");
     }
 
     #[test]

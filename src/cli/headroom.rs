@@ -14,7 +14,7 @@ use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
 
-const TEMPLATE: &str = "{msg:24} [{bar:30}] {pos}/{len}, {elapsed}";
+const TEMPLATE: &str = "{msg:24} [{bar:30}] {pos}/{len}, {elapsed}, {eta} left";
 const DEFAULT: Plan = Plan::new();
 
 /// Measure how many bytes of a token a model could do without, and at what loss.
@@ -28,7 +28,9 @@ Examples:
 A line of the calibration file is a JSON object with a \"text\" and perhaps a \"category\". Half of
 the prompts calibrate thresholds, the others are scored. The report says for each lever how many
 bytes of a token it saves at no loss, at a KL below 0.001 and at a perplexity of + 0.5 %; these
-are measured in exact arithmetic, which makes the run slow.")]
+are measured in exact arithmetic, which makes the run slow: on two cores about a minute for 135
+million parameters and a quarter of an hour for 1.5 billion. Time goes with --prompts; the report
+has standard errors, and claims no more than what they leave.")]
 pub struct HeadroomArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -129,7 +131,7 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
             true => Err(EngineError::Cancelled),
             false => Ok(()),
         };
-        let found = simulate::decode(&mut executor, design, &mut go_on)?;
+        let found = simulate::decode(&mut executor, design, 0, &mut go_on)?;
         report.reread_ratio = Some(found.reread_ratio);
     }
     Ok(report)

@@ -16,6 +16,8 @@ mod logits;
 mod models;
 mod output;
 mod perplexity;
+mod plan;
+mod profile;
 mod progress;
 mod run;
 mod simulate;
@@ -96,6 +98,8 @@ enum Command {
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
     Acceptance(acceptance::AcceptanceArgs),
+    Profile(profile::ProfileArgs),
+    Plan(plan::PlanArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -148,6 +152,8 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::Plan(args) => plan::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

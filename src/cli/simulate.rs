@@ -154,16 +154,20 @@ pub(super) fn named(cache: &str) -> anyhow::Result<(String, Design)> {
     Ok((format!("{} ({})", found.name, found.processor), found.design))
 }
 
-/// What a token that `executor` decodes reads behind `design`, from an empty context on.
+/// What a token that `executor` decodes reads behind `design`, with `depth` positions in the
+/// context, or as many as it has room for.
 ///
 /// # Errors
 /// Those of a pass, and of `between`, which is called before each.
 pub(super) fn decode(
     executor: &mut Executor,
     design: Design,
+    depth: usize,
     between: &mut dyn FnMut() -> Result<(), EngineError>,
 ) -> anyhow::Result<Simulated> {
-    let plan = Plan { depth: 0, warm_up: 1, passes: 2, tokens_per_pass: 1, non_temporal: false };
+    let mut plan =
+        Plan { depth: 0, warm_up: 1, passes: 2, tokens_per_pass: 1, non_temporal: false };
+    plan.depth = depth.min(executor.context().saturating_sub(plan.context()));
     let hierarchy = Hierarchy::new(design, 1).map_err(|error| Usage(error.to_string()))?;
     executor.truncate(0);
     Ok(simulate(executor, &plan, hierarchy, &mut |_| between())?)

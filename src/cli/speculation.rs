@@ -20,6 +20,9 @@ use crate::models::cache_folder;
 /// The longest text that look-up is given besides the conversation.
 const CORPUS_BYTES_MAX: u64 = 64 << 20;
 
+/// In contexts of so many tokens and more, passes are timed alike.
+const CONTEXT_TIMED: usize = 2048;
+
 /// How answers are drafted. Drafting changes their speed, never their tokens.
 #[derive(Args, Clone, Debug)]
 pub struct SpecArgs {
@@ -187,7 +190,8 @@ impl KnownCosts {
         Ok(known)
     }
 
-    /// Keeps what `session` has learned since, if that is another picture.
+    /// Keeps what `session` has learned since, if that is another picture, or the first that was
+    /// not made while others used the machine.
     pub fn keep(&self, session: &Session) {
         /// Fewer passes may all have been disturbed.
         const PASSES_MIN: u64 = 32;
@@ -197,7 +201,7 @@ impl KnownCosts {
         let enough = speculation.stats().passes >= PASSES_MIN;
         if let Some(learned) = speculation.costs().filter(|_| enough)
             && learned.is_sound()
-            && learned.disagreement(&self.costs) > FACTOR_MIN
+            && (!self.costs.is_steady() || learned.disagreement(&self.costs) > FACTOR_MIN)
         {
             self.write(learned);
         }
@@ -241,6 +245,8 @@ fn key(session: &Session, draft: Option<&DraftModel>) -> Option<String> {
     part(&format!("{} {}", options.cache_k, options.cache_v));
     // Passes that read weights from disk cost something else.
     part(&format!("{:?} {}", options.ram, executor.streamed_file().is_some()));
+    // In a short context there is less to time.
+    part(&options.context.min(CONTEXT_TIMED).to_string());
     for model in std::iter::once(executor.model()).chain(draft.map(DraftModel::model)) {
         let path = fs::canonicalize(model.path()).ok()?;
         let meta = fs::metadata(&path).ok()?;

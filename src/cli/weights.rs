@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aios_engine::{Model, RepackError};
-use clap::Args;
+use aios_residency::plan::{Plan, PlanError};
+use clap::{Args, ValueEnum};
 
 use super::Terminal;
+use super::plan::{hardware, plan_folder};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::models::{Observer, cache_folder};
 
@@ -21,12 +23,33 @@ pub struct WeightArgs {
     /// takes about as much disk as the model; results are the same.
     #[arg(long)]
     pub no_repack: bool,
+    /// Do not look for a plan that `aios profile` has made.
+    #[arg(long)]
+    pub no_plan: bool,
+    /// Follow the plan in this folder instead of the model's own.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_plan")]
+    pub plan: Option<PathBuf>,
+    /// Whether a plan's sketches screen the output matrix: auto where the profiler found that it
+    /// saves time. Results are the same.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
+    pub screen: ScreenMode,
+}
+
+/// When the output matrix is screened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScreenMode {
+    /// Whenever there is a plan.
+    On,
+    /// Never.
+    Off,
+    /// Where there is a plan that found it to save time.
+    Auto,
 }
 
 impl WeightArgs {
-    /// Loads the model in the file at `path`. Repacked weights are made on the first use of a
-    /// model, which is said on stderr; where they cannot be made, the model runs without them. A
-    /// run that is `exact` has no use for them.
+    /// Loads the model in the file at `path` as [`Self::load_unplanned`] does, with its plan, if it
+    /// has one: that is said on stderr, and so is why a plan is not followed. An `exact` run has no
+    /// use for either.
     ///
     /// # Errors
     /// Those of loading, and [`Interrupted`].
@@ -36,11 +59,65 @@ impl WeightArgs {
         exact: bool,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
+        if exact {
+            return Ok(Model::load(path)?);
+        }
+        let model = self.load_unplanned(path, interrupt)?;
+        if !self.no_plan && self.screen != ScreenMode::Off {
+            self.follow(&model);
+        }
+        Ok(model)
+    }
+
+    /// Follows the model's plan, if there is one.
+    fn follow(&self, model: &Model) {
+        let terminal = Terminal::new();
+        let refused = |reason: &dyn std::fmt::Display| {
+            terminal.notice(&format!(
+                "the plan is not followed: {reason}; `aios profile` makes a new one \
+                 (--no-plan does without)"
+            ));
+        };
+        let asked = self.plan.is_some() || self.screen == ScreenMode::On;
+        let Some(folder) = self.plan.clone().or_else(|| plan_folder(model).ok()) else { return };
+        let plan = match model.identity() {
+            Ok((_, stamp)) => Plan::open(&folder, &stamp, &hardware()),
+            Err(error) => return refused(&error),
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(PlanError::Missing { .. }) if !asked => return,
+            Err(error) => return refused(&error),
+        };
+        let screen = &plan.manifest.screen;
+        if !screen.pays && self.screen == ScreenMode::Auto {
+            return tracing::info!("the plan found that screening the head saves no time here");
+        }
+        let (most, fraction) = (screen.positions_most, screen.greedy.fraction);
+        let group = model.bytes_per_token();
+        let head: u64 =
+            group.iter().filter(|(g, _)| g.name() == "head").map(|(_, bytes)| bytes).sum();
+        match model.adopt(plan, most) {
+            Ok(()) => terminal.notice(&format!(
+                "following the plan: the head is screened, {:.1} of {:.1} MB for a token, same \
+                 results (--no-plan does without)",
+                megabytes(head) * fraction,
+                megabytes(head),
+            )),
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Loads the model in the file at `path`. Repacked weights are made on the first use of a
+    /// model, which is said on stderr; where they cannot be made, the model runs without them.
+    ///
+    /// # Errors
+    /// Those of loading, and [`Interrupted`].
+    pub fn load_unplanned(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<Arc<Model>> {
         // What cannot be looked at is for loading to complain about.
         let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        let folder = cache_folder().map(|folder| folder.join("panels"));
-        let Some(folder) = folder.filter(|_| !self.no_repack && !exact && bytes >= WORTH_BYTES)
-        else {
+        let folder = panel_folder().filter(|_| !self.no_repack && bytes >= WORTH_BYTES);
+        let Some(folder) = folder else {
             return Ok(Model::load(path)?);
         };
         let terminal = Terminal::new();
@@ -73,8 +150,13 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
+/// The folder of repacked weights, if the environment names one.
+pub(super) fn panel_folder() -> Option<PathBuf> {
+    cache_folder().map(|folder| folder.join("panels"))
+}
+
 /// The path with the home folder as `~`.
-fn shown(path: &Path) -> PathBuf {
+pub(super) fn shown(path: &Path) -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
         Some(rest) => Path::new("~").join(rest),

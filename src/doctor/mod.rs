@@ -6,6 +6,7 @@ pub mod bandwidth;
 mod counters;
 mod cpu;
 mod memory;
+mod panels;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde::Serialize;
 pub use counters::{Counter, Counters};
 pub use cpu::{Cache, Cpu, Feature};
 pub use memory::{HugePages, Memory};
+pub use panels::{PanelFile, Panels};
 
 /// Everything that was found out.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +31,8 @@ pub struct Report {
     pub counters: Counters,
     /// The measured streaming read, unless it was left out.
     pub bandwidth: Option<Vec<bandwidth::Measurement>>,
+    /// Repacked weights on the disk; absent where no folder is named for them.
+    pub panels: Option<Panels>,
     /// The measured read of a file, if one was named.
     pub disk: Option<aios_residency::DiskSpeed>,
 }
@@ -43,6 +47,7 @@ impl Report {
             memory: Memory::collect(&files),
             counters: Counters::collect(&files),
             bandwidth: None,
+            panels: None,
             disk: None,
         }
     }

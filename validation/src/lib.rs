@@ -1,6 +1,6 @@
 //! How a model and this engine are judged: logits that can be compared, perplexity, divergence
-//! from a reference, speed, bytes of DRAM, drafts, the Model Contract; and synthetic models to judge with
-//! where no real one is at hand.
+//! from a reference, speed, bytes of DRAM, drafts, the Model Contract; and synthetic models to
+//! judge with where no real one is at hand.
 
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
@@ -16,6 +16,7 @@ pub mod headroom;
 pub mod logits;
 pub mod perplexity;
 pub mod plot;
+pub mod profile;
 pub mod prompts;
 pub mod report;
 pub mod simulate;

@@ -14,8 +14,12 @@ impl Executor {
         let (config, blocks) = (model.config(), model.blocks());
         let attention = &config.attention;
         let (isa, pool) = (context.isa, context.pool());
+        if context.single {
+            cache.layer(index).expect(start);
+        }
+        let next = [Some(&layer.o.tensor), None, None];
         let qkv = [layer.q.entry(q), layer.k.entry(k), layer.v.entry(v)];
-        context.project((blocks, meter), normed, config.d_model, qkv);
+        context.project((blocks, meter), normed, config.d_model, qkv, next);
         for (norm, heads) in [(&layer.q_norm, &mut *q), (&layer.k_norm, &mut *k)] {
             if let Some(norm) = norm {
                 norm_in_place(isa, &pool, norm.with(config.norm), heads);
@@ -41,7 +45,8 @@ impl Executor {
         let first = params.window.map_or(0, |window| (start + 1).saturating_sub(window));
         meter.cache(index, cache.layer(index), start..end, first..end);
         let len = attention.heads * attention.value_len;
-        context.project((blocks, meter), attended, len, [layer.o.entry(branch)]);
+        let output = [layer.o.entry(branch)];
+        context.project((blocks, meter), attended, len, output, layer.ffn.first());
     }
 }
 

@@ -1,31 +1,60 @@
 //! A layer's feed-forward part.
 
+use super::project::Next;
 use super::{Executor, State};
 use crate::model::{Ffn, FfnInput, Model};
-use aios_kernels::activate;
+use aios_kernels::{activate, scale_block};
+
+/// The most tokens for which gate, up and activation share a join. With more of them a tile of
+/// neurons does not stay in the cache until its last part is computed, and going through it row by
+/// row afterwards is faster.
+const JOINED_MOST: usize = 16;
 
 impl Executor {
     /// branch = down · act(gate · x) ⊙ (up · x) of the normed stream, or down · act(up · x).
+    ///
+    /// For few tokens what goes into the down projection is computed and quantised in one join,
+    /// unless somebody wants to see it first or it is not quantised.
     pub(super) fn feed_forward(&mut self, model: &Model, index: usize, ffn: &Ffn) {
+        let next = after(model, index);
+        let down = [Some(&ffn.down.tensor), None, None];
+        let scales = scale_block(ffn.down.tensor.dtype);
         let Self { context, state, meter, .. } = self;
         let State { normed, branch, gate, up, .. } = state;
         let (config, blocks) = (model.config(), model.blocks());
-        let (isa, pool) = (context.isa, context.pool());
-        let (function, len) = (config.ffn.activation, config.ffn.len);
-        match &ffn.input {
-            FfnInput::Gated { gate: gate_weights, up: up_weights } => {
-                let both = [gate_weights.entry(gate), up_weights.entry(up)];
-                context.project((blocks, meter), normed, config.d_model, both);
-                activate(isa, &pool, function, Some(gate), len, up);
-                meter.feed_forward(index, len, Some(gate), up);
-            }
-            FfnInput::Plain { up: up_weights } => {
-                let one = [up_weights.entry(up)];
-                context.project((blocks, meter), normed, config.d_model, one);
-                activate(isa, &pool, function, None, len, up);
-                meter.feed_forward(index, len, None, up);
-            }
+        let (function, len, d) = (config.ffn.activation, config.ffn.len, config.d_model);
+        let (gate_weights, up_weights) = match &ffn.input {
+            FfnInput::Gated { gate, up } => (Some(gate), up),
+            FfnInput::Plain { up } => (None, up),
+        };
+        let few = normed.len() <= JOINED_MOST * d && meter.observer.is_none() && !context.exact;
+        let joined = few && context.can_join(blocks, &ffn.input);
+        if let (Some(scales), true) = (scales, joined) {
+            let both = (gate_weights.map(|weights| weights.entry(gate)), up_weights.entry(up));
+            context.inner((blocks, meter), (normed, d), both, (function, scales), down);
+            let entry = ffn.down.entry(branch);
+            context.project_inner((blocks, meter), up, len, (entry, scales), next);
+            return;
         }
-        context.project((blocks, meter), up, len, [ffn.down.entry(branch)]);
+        match gate_weights {
+            Some(weights) => {
+                let both = [weights.entry(gate), up_weights.entry(up)];
+                context.project((blocks, meter), normed, d, both, down);
+            }
+            None => context.project((blocks, meter), normed, d, [up_weights.entry(up)], down),
+        }
+        let gate = gate_weights.map(|_| &**gate);
+        activate(context.isa, &context.pool(), function, gate, len, up);
+        meter.feed_forward(index, len, gate, up);
+        context.project((blocks, meter), up, len, [ffn.down.entry(branch)], next);
+    }
+}
+
+/// What is read after a layer.
+fn after(model: &Model, index: usize) -> Next<'_> {
+    let weights = model.weights();
+    match weights.layers.get(index + 1) {
+        Some(layer) => layer.first(),
+        None => [Some(&weights.head), None, None],
     }
 }

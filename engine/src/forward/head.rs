@@ -1,7 +1,7 @@
 //! From the last layer to the logits.
 
 use super::project::Entry;
-use super::{Executor, Judge};
+use super::{Chooser, Executor, Scores};
 use crate::error::EngineError;
 use crate::memory::LOGIT_ROWS;
 use crate::model::Model;
@@ -9,19 +9,25 @@ use aios_contract::{Role, TensorName};
 use aios_kernels::{norm, softcap};
 
 impl Executor {
-    /// Final norm, head and soft cap for the given rows of the pass, a few at a time.
+    /// Final norm, head and soft cap for the given rows of the pass, a few at a time; where only
+    /// the `best` logits are wanted, by the screen as far as that goes.
     pub(super) fn logits(
         &mut self,
         model: &Model,
         start: usize,
         rows: std::ops::Range<usize>,
-        judge: &mut Judge<'_>,
+        best: Option<usize>,
+        judge: &mut Chooser<'_>,
     ) -> Result<(), EngineError> {
+        self.context.memory.check()?;
+        let Some(judged) = self.screened(model, start, rows.clone(), best, judge)? else {
+            return Ok(());
+        };
+        let rows = rows.start + judged..rows.end;
         let Self { context, state, meter, .. } = self;
         let (config, weights) = (model.config(), model.weights());
         let (isa, pool) = (context.isa, context.pool());
         let d = config.d_model;
-        context.memory.check()?;
         for first in rows.clone().step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows.end - first);
             let x = &state.x[first * d..(first + count) * d];
@@ -29,9 +35,10 @@ impl Executor {
             norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
             let name = TensorName { role: Role::OutputNorm, layer: None };
             meter.norm(name, &weights.output_norm);
+            meter.head(normed);
             state.logits.resize(count * config.vocab, 0.0);
             let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
-            context.project((model.blocks(), meter), normed, d, head);
+            context.project((model.blocks(), meter), normed, d, head, [None; 3]);
             context.memory.check()?;
             if let Some(cap) = config.logit_softcap {
                 softcap(isa, &mut state.logits, cap);
@@ -42,7 +49,7 @@ impl Executor {
                 if logits.iter().any(|x| !x.is_finite()) {
                     return Err(EngineError::NotFinite { position });
                 }
-                if !judge(position, logits)? {
+                if !judge(position, Scores::All(logits))? {
                     return Ok(());
                 }
             }

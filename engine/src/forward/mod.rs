@@ -4,6 +4,7 @@ mod attention;
 mod feed_forward;
 mod head;
 mod project;
+mod screen;
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
@@ -13,13 +14,15 @@ use crate::model::{Layer, Model, NormWeights};
 use crate::rope::RopeTable;
 use aios_contract::{BlockLayout, TensorName};
 use aios_kernels::{
-    AttentionScratch, CacheType, Isa, Pool, QuantRows, ScaleBlock, add, dequantize, norm,
-    norm_in_place, scale,
+    AttentionScratch, CacheType, Isa, Pool, add, dequantize, norm, norm_in_place, scale,
 };
 use aios_residency::{Ledger, Phase, ResidencyStats};
-use project::Context;
+use project::{Context, Quants};
+use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
+
+pub use screen::{Chooser, Scores, ScreenStats};
 
 /// How an executor is set up.
 #[derive(Clone, Debug)]
@@ -84,6 +87,7 @@ pub struct Executor {
     cache: KvCache,
     state: State,
     meter: Meter,
+    screening: Screening,
     len: usize,
 }
 
@@ -145,27 +149,28 @@ impl Executor {
             threads => start(threads)?,
         };
         let config = model.config();
-        let longest = longest_input(config);
         let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
-        let scratch =
-            AttentionScratch::with_capacity(config.attention.heads, cache.shape().capacity);
+        let attention = &config.attention;
+        let (heads, kv_heads) = (attention.heads, attention.kv_heads);
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
         let need = Need::new(&model, cache.bytes(), scratch.bytes());
         let (memory, batch) = Memory::new(&model, &options, need)?;
-        let rows = |block| QuantRows::with_capacity(block, batch, longest);
         let context = Context {
             isa: options.isa,
             pool,
             pool_batch,
             single: false,
             exact: options.exact,
-            q32: rows(ScaleBlock::B32),
-            q256: rows(ScaleBlock::B256),
+            quants: Quants::with_capacity(batch, longest_input(config)),
+            inner: Quants::with_capacity(batch, config.ffn.len),
+            done: Vec::new(),
             memory,
         };
         let meter = Meter::new(config.layers);
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
-        Ok(Self { model, options, context, cache, state, meter, len: 0 })
+        let screening = Screening::new(model.head_screen().cloned());
+        Ok(Self { model, options, context, cache, state, meter, screening, len: 0 })
     }
 
     /// The model.
@@ -257,18 +262,11 @@ impl Executor {
         want: Want,
         sink: &mut Sink<'_>,
     ) -> Result<(), EngineError> {
-        self.check(tokens)?;
-        let before = self.len;
-        let passes = tokens.len().div_ceil(self.options.batch);
-        let mut all = |position, logits: &[f32]| sink(position, logits).map(|()| true);
-        for (i, chunk) in tokens.chunks(self.options.batch).enumerate() {
-            let want = if want == Want::Last && i + 1 < passes { Want::None } else { want };
-            if let Err(error) = self.pass(chunk, phase, want, &mut all) {
-                self.len = before;
-                return Err(error);
-            }
-        }
-        Ok(())
+        let mut all = |position, scores: Scores<'_>| match scores {
+            Scores::All(logits) => sink(position, logits).map(|()| true),
+            Scores::Best(_) => unreachable!("all logits were asked for"),
+        };
+        self.choose(tokens, phase, want, None, &mut all)
     }
 
     /// Runs `tokens` as [`Self::forward`] does and hands the logits of every position to `judge`
@@ -283,16 +281,39 @@ impl Executor {
         phase: Phase,
         judge: &mut Judge<'_>,
     ) -> Result<(), EngineError> {
+        let mut all = |position, scores: Scores<'_>| match scores {
+            Scores::All(logits) => judge(position, logits),
+            Scores::Best(_) => unreachable!("all logits were asked for"),
+        };
+        self.choose(tokens, phase, Want::All, None, &mut all)
+    }
+
+    /// Runs `tokens` as [`Self::forward`] does and hands the scores of every wanted position to
+    /// `chooser` until it wants no more: all logits, or where that takes fewer bytes some of them,
+    /// among which the `best` highest are, if that says how many suffice.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
+    pub fn choose(
+        &mut self,
+        tokens: &[u32],
+        phase: Phase,
+        want: Want,
+        best: Option<usize>,
+        chooser: &mut Chooser<'_>,
+    ) -> Result<(), EngineError> {
         self.check(tokens)?;
         let before = self.len;
+        let passes = tokens.len().div_ceil(self.options.batch);
         let mut wanted = true;
-        for chunk in tokens.chunks(self.options.batch) {
-            let want = if wanted { Want::All } else { Want::None };
-            let mut judge = |position, logits: &[f32]| {
-                wanted = judge(position, logits)?;
+        for (i, chunk) in tokens.chunks(self.options.batch).enumerate() {
+            let later = want == Want::Last && i + 1 < passes;
+            let want = if later || !wanted { Want::None } else { want };
+            let mut chooser = |position, scores: Scores<'_>| {
+                wanted = chooser(position, scores)?;
                 Ok(wanted)
             };
-            if let Err(error) = self.pass(chunk, phase, want, &mut judge) {
+            if let Err(error) = self.pass(chunk, phase, want, best, &mut chooser) {
                 self.len = before;
                 return Err(error);
             }
@@ -319,7 +340,8 @@ impl Executor {
         tokens: &[u32],
         phase: Phase,
         want: Want,
-        judge: &mut Judge<'_>,
+        best: Option<usize>,
+        chooser: &mut Chooser<'_>,
     ) -> Result<(), EngineError> {
         let model = Arc::clone(&self.model);
         let (n, start) = (tokens.len(), self.len);
@@ -342,7 +364,7 @@ impl Executor {
             self.layer(&model, index, layer, start);
         }
         self.len += n;
-        let outcome = self.logits(&model, start, logits, judge);
+        let outcome = self.logits(&model, start, logits, best, chooser);
         self.meter.ledger.disk(self.context.memory.new_disk_bytes());
         outcome
     }

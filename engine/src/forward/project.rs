@@ -2,13 +2,14 @@
 
 use crate::memory::Memory;
 use crate::meter::Meter;
-use crate::model::{Projection, Tensor};
-use aios_contract::TensorName;
+use crate::model::{Ffn, FfnInput, Layer, Projection, Tensor};
+use aios_contract::ActivationFn;
 use aios_kernels::{
-    Input, Isa, Pool, Product, QuantRows, ScaleBlock, add_to_rows, matmul, scale_block,
+    Inner, Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, inner, matmul, scale_block,
 };
 use aios_residency::BlockTable;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 /// What the kernels need: instruction set, threads, and buffers for quantised activations.
 #[derive(Debug)]
@@ -19,9 +20,62 @@ pub(super) struct Context {
     /// Whether the present pass has one token.
     pub(super) single: bool,
     pub(super) exact: bool,
-    pub(super) q32: QuantRows,
-    pub(super) q256: QuantRows,
+    /// Inputs of products, quantised just before.
+    pub(super) quants: Quants,
+    /// Inputs of down projections, quantised as they were computed.
+    pub(super) inner: Quants,
+    /// What is done of these, to count.
+    pub(super) done: Vec<AtomicUsize>,
     pub(super) memory: Memory,
+}
+
+/// Rows quantised for each kind of scale.
+#[derive(Debug)]
+pub(super) struct Quants {
+    q32: QuantRows,
+    q256: QuantRows,
+}
+
+impl Quants {
+    /// Room for `rows` rows of at most `len` elements.
+    pub(super) fn with_capacity(rows: usize, len: usize) -> Self {
+        let rows = |block| QuantRows::with_capacity(block, rows, len);
+        Self { q32: rows(ScaleBlock::B32), q256: rows(ScaleBlock::B256) }
+    }
+
+    fn of(&mut self, block: ScaleBlock) -> &mut QuantRows {
+        match block {
+            ScaleBlock::B32 => &mut self.q32,
+            ScaleBlock::B256 => &mut self.q256,
+        }
+    }
+
+    /// The rows that are quantised already, as an input.
+    fn input<'a>(&'a self, x: &'a [f32], len: usize, block: ScaleBlock) -> Input<'a> {
+        let of = |wanted, rows| (block == wanted).then_some(rows);
+        let (q32, q256) = (of(ScaleBlock::B32, &self.q32), of(ScaleBlock::B256, &self.q256));
+        Input { x, len, q32, q256, exact: false }
+    }
+
+    /// `x`, \[n\]\[len\], as an input, quantised for each kind of scale that is needed.
+    pub(super) fn quantized<'a>(
+        &'a mut self,
+        (isa, pool, exact): (Isa, &Pool, bool),
+        x: &'a [f32],
+        len: usize,
+        needs: &[Option<ScaleBlock>],
+    ) -> Input<'a> {
+        let needs = |block| !exact && needs.contains(&Some(block));
+        let (needs32, needs256) = (needs(ScaleBlock::B32), needs(ScaleBlock::B256));
+        if needs32 {
+            self.q32.quantize(isa, pool, x, len);
+        }
+        if needs256 {
+            self.q256.quantize(isa, pool, x, len);
+        }
+        let (q32, q256) = (needs32.then_some(&self.q32), needs256.then_some(&self.q256));
+        Input { x, len, q32, q256, exact }
+    }
 }
 
 impl Context {
@@ -31,58 +85,123 @@ impl Context {
 
     /// `outs[i]` = `projections[i]` · x (+ bias), for projections that share the input `x`,
     /// \[n\]\[len\]. The input is quantised once for each kind of scale that the weights need.
+    /// Threads that wait ask for the weights `next`, which the product after this one reads.
     pub(super) fn project<const N: usize>(
         &mut self,
-        (blocks, meter): (&BlockTable, &mut Meter),
+        measure: (&BlockTable, &mut Meter),
         x: &[f32],
         len: usize,
-        mut list: [Entry<'_>; N],
+        list: [Entry<'_>; N],
+        next: Next<'_>,
     ) {
-        let pool = self.pool();
-        let needs = |block| {
-            !self.exact && list.iter().any(|entry| scale_block(entry.tensor.dtype) == Some(block))
-        };
-        let (needs32, needs256) = (needs(ScaleBlock::B32), needs(ScaleBlock::B256));
-        if needs32 {
-            self.q32.quantize(self.isa, &pool, x, len);
-        }
-        if needs256 {
-            self.q256.quantize(self.isa, &pool, x, len);
-        }
-        let input = Input {
-            x,
-            len,
-            q32: needs32.then_some(&self.q32),
-            q256: needs256.then_some(&self.q256),
-            exact: self.exact,
-        };
-        meter.read(x);
-        list.iter().for_each(|entry| self.memory.count(entry.tensor));
-        let memory = &self.memory;
-        let whole = list.each_ref().map(|entry| memory.whole(blocks, entry.tensor));
-        if whole.iter().all(Option::is_some) {
-            let mut whole = whole.into_iter().flatten();
-            let mut products = list.each_mut().map(|entry| {
-                let weights = whole.next().expect("a matrix an entry");
-                let name = blocks.block(entry.tensor.id).name;
-                meter.weights(name, entry.tensor.bytes(), weights.bytes());
-                entry.meter(name, meter);
-                Product { weights, out: entry.out }
-            });
-            matmul(self.isa, &pool, input, &mut products);
-        } else {
-            for entry in &mut list {
-                let tools = (self.isa, &*pool);
-                self.memory.multiply((blocks, meter), tools, input, entry.tensor, entry.out);
-                entry.meter(blocks.block(entry.tensor.id).name, meter);
-            }
-        }
-        for Entry { bias, out, .. } in list {
-            if let Some(bias) = bias {
-                add_to_rows(self.isa, out, bias);
-            }
+        let (isa, pool, exact) = (self.isa, self.pool(), self.exact);
+        let needs = list.each_ref().map(|entry| scale_block(entry.tensor.dtype));
+        let input = self.quants.quantized((isa, &pool, exact), x, len, &needs);
+        measure.1.read(x);
+        multiply(&mut self.memory, measure, (isa, &pool), input, list, next);
+    }
+
+    /// Whether [`Self::inner`] can compute these: if their weights lie whole in memory.
+    pub(super) fn can_join(&self, blocks: &BlockTable, input: &FfnInput) -> bool {
+        let whole = |of: &Projection| self.memory.whole(blocks, &of.tensor).is_some();
+        match input {
+            FfnInput::Gated { gate, up } => whole(gate) && whole(up),
+            FfnInput::Plain { up } => whole(up),
         }
     }
+
+    /// `up` = act(gate · x) ⊙ (up · x) or act(up · x), quantised for a down projection that needs
+    /// `scales`.
+    ///
+    /// # Panics
+    /// Unless [`Self::can_join`].
+    pub(super) fn inner(
+        &mut self,
+        (blocks, meter): (&BlockTable, &mut Meter),
+        (x, len): (&[f32], usize),
+        (mut gate, mut up): (Option<Entry<'_>>, Entry<'_>),
+        (function, scales): (ActivationFn, ScaleBlock),
+        next: Next<'_>,
+    ) {
+        let (isa, pool, exact) = (self.isa, self.pool(), self.exact);
+        let scale = |entry: &Entry<'_>| scale_block(entry.tensor.dtype);
+        let needs = [gate.as_ref().and_then(scale), scale(&up)];
+        let input = self.quants.quantized((isa, &pool, exact), x, len, &needs);
+        meter.read(x);
+        for entry in gate.iter().chain([&up]) {
+            self.memory.count(entry.tensor);
+        }
+        let memory = &self.memory;
+        let mut product = |entry| {
+            let entry: &mut Entry<'_> = entry;
+            let weights = memory.whole(blocks, entry.tensor).expect("the caller has asked");
+            entry.product(blocks, meter, weights)
+        };
+        let mut call = Inner {
+            gate: gate.as_mut().map(&mut product),
+            up: product(&mut up),
+            function,
+            quants: self.inner.of(scales),
+            done: &mut self.done,
+        };
+        inner(isa, &pool, input, &mut call, &matrices(memory, next, blocks));
+    }
+
+    /// As [`Self::project`], of what [`Self::inner`] has left.
+    pub(super) fn project_inner(
+        &mut self,
+        measure: (&BlockTable, &mut Meter),
+        x: &[f32],
+        len: usize,
+        (entry, scales): (Entry<'_>, ScaleBlock),
+        next: Next<'_>,
+    ) {
+        let (isa, pool) = (self.isa, self.pool());
+        let input = self.inner.input(x, len, scales);
+        multiply(&mut self.memory, measure, (isa, &pool), input, [entry], next);
+    }
+}
+
+/// Products that share an input, in one join if all weights lie whole in memory.
+fn multiply<const N: usize>(
+    memory: &mut Memory,
+    (blocks, meter): (&BlockTable, &mut Meter),
+    (isa, pool): (Isa, &Pool),
+    input: Input<'_>,
+    mut list: [Entry<'_>; N],
+    next: Next<'_>,
+) {
+    list.iter().for_each(|entry| memory.count(entry.tensor));
+    let whole = list.each_ref().map(|entry| memory.whole(blocks, entry.tensor));
+    if whole.iter().all(Option::is_some) {
+        let mut whole = whole.into_iter().flatten();
+        let mut products = list.each_mut().map(|entry| {
+            let weights = whole.next().expect("a matrix an entry");
+            entry.product(blocks, meter, weights)
+        });
+        matmul(isa, pool, input, &mut products, &matrices(memory, next, blocks));
+        return;
+    }
+    for entry in list {
+        let (name, bias) = (blocks.block(entry.tensor.id).name, entry.bias);
+        memory.multiply((blocks, meter), (isa, pool), input, (entry.tensor, bias), entry.out);
+        if let Some(bias) = bias {
+            meter.weights(name, size_of_val(bias), bias);
+        }
+        meter.wrote(entry.out);
+    }
+}
+
+/// The weights of a product, up to three that share an input.
+pub(super) type Next<'a> = [Option<&'a Tensor>; 3];
+
+/// Those that lie whole in memory.
+fn matrices<'a>(
+    memory: &'a Memory,
+    next: Next<'_>,
+    blocks: &'a BlockTable,
+) -> [Option<Matrix<'a>>; 3] {
+    next.map(|tensor| tensor.and_then(|tensor| memory.whole(blocks, tensor)))
 }
 
 /// One of several projections that share an input.
@@ -94,12 +213,39 @@ pub(super) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Tells of the bias and of the result.
-    fn meter(&self, name: TensorName, meter: &mut Meter) {
-        if let Some(bias) = self.bias {
-            meter.weights(name, size_of_val(bias), bias);
+    /// The product for the kernels, which `meter` is told of.
+    fn product<'a>(
+        &'a mut self,
+        blocks: &BlockTable,
+        meter: &mut Meter,
+        weights: Matrix<'a>,
+    ) -> Product<'a> {
+        let Self { tensor, bias, out } = self;
+        let name = blocks.block(tensor.id).name;
+        meter.weights(name, tensor.bytes(), weights.bytes());
+        if let Some(bias) = bias {
+            meter.weights(name, size_of_val(*bias), bias);
         }
-        meter.wrote(self.out);
+        meter.wrote(out);
+        Product { weights, bias: *bias, out }
+    }
+}
+
+impl Layer {
+    /// The weights that a layer reads first.
+    pub(super) const fn first(&self) -> Next<'_> {
+        [Some(&self.q.tensor), Some(&self.k.tensor), Some(&self.v.tensor)]
+    }
+}
+
+impl Ffn {
+    /// The weights that a feed-forward part reads first: where there is a gate, a thread's rows
+    /// of the gate come before those of up.
+    pub(super) const fn first(&self) -> Next<'_> {
+        match &self.input {
+            FfnInput::Gated { gate, .. } => [Some(&gate.tensor), None, None],
+            FfnInput::Plain { up } => [Some(&up.tensor), None, None],
+        }
     }
 }
 

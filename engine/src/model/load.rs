@@ -162,6 +162,7 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
         ropes,
         long_ropes,
         tokenizer: OnceLock::new(),
+        screen: OnceLock::new(),
     })
 }
 

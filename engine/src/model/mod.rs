@@ -1,11 +1,15 @@
 //! A model: files mapped and checked, tensors resolved to roles, configuration read.
 
+mod kept;
 mod load;
 mod repack;
+mod screen;
 mod weights;
 
+pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
 pub use repack::{RepackError, Repacked};
+pub use screen::{AdoptError, HeadScreen};
 pub(crate) use weights::{Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
 
 use crate::gguf::{Metadata, TensorInfo};
@@ -31,6 +35,8 @@ pub struct Model {
     /// Rope factors beyond the training context (LongRoPE), if the file has them.
     long_ropes: Option<Ropes>,
     tokenizer: OnceLock<Result<Tokenizer, Arc<TokenizerError>>>,
+    /// How its head is screened, once it has adopted a plan.
+    screen: OnceLock<Arc<HeadScreen>>,
 }
 
 impl Model {

@@ -1,6 +1,6 @@
 //! Weights repacked into panels, kept in a file of their own beside a digest of their source.
 
-use super::{Model, Tensor};
+use super::{Model, Tensor, kept};
 use aios_contract::TensorName;
 use aios_kernels::{Matrix, PANEL_ROWS, Pool, pack, packed_bytes};
 use aios_residency::{
@@ -84,6 +84,7 @@ pub(super) fn repack(
             (open_panels(&path, &stamp, &lengths)?, true)
         }
     };
+    kept::note(&path, model.path());
     let Panels { mapping, ranges, digest: source_sha256 } = opened;
     let bytes = mapping.bytes().len() as u64;
     let number = model.blocks.add_mapping(mapping);
@@ -114,7 +115,7 @@ fn pieces(model: &mut Model) -> Vec<Piece> {
 
 /// The file's name, which depends on the headers alone, and the stamp, which also depends on the
 /// state of the files on the disk.
-fn identify(parts: &[Mapping], header_bytes: &[u64]) -> io::Result<(String, [u8; 32])> {
+pub(super) fn identify(parts: &[Mapping], header_bytes: &[u64]) -> io::Result<(String, [u8; 32])> {
     let mut headers = Sha256::new();
     let mut stamp = Sha256::new();
     for (part, &end) in parts.iter().zip(header_bytes) {

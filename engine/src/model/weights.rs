@@ -32,6 +32,15 @@ impl Tensor {
         Matrix::new(self.dtype, self.total_rows, self.cols, blocks.resolve(self.id))
     }
 
+    /// The rows that are meant, as they stand in the file.
+    ///
+    /// # Panics
+    /// If [`Self::whole`] fails; loading has seen that it does not.
+    pub(crate) fn matrix<'a>(&self, blocks: &'a BlockTable) -> Matrix<'a> {
+        let whole = self.whole(blocks).expect("checked when the model was loaded");
+        whole.row_range(self.first, self.rows)
+    }
+
     /// The panels, if products read these rows in them: an `exact` product takes rows, and so do
     /// rows that begin within a panel.
     fn packed(&self, exact: bool) -> Option<BlockId> {

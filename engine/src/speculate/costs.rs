@@ -159,8 +159,9 @@ impl PassCosts {
         mut draft: Option<&mut Executor>,
     ) -> Result<Self, EngineError> {
         const ROUNDS_MIN: usize = 3;
-        const ROUNDS_MAX: usize = 8;
-        /// Passes that take so long, since they read weights from disk, are timed twice only.
+        const ROUNDS_MAX: usize = 5;
+        /// Passes that take seconds, such as those that read weights from disk, vary little: they
+        /// are timed twice, without which nothing is known of how far timings are apart.
         const LONG: Duration = Duration::from_secs(10);
         let started = Instant::now();
         let mut of_target = Timings::new(target, TARGET_TIMED, Phase::Verify, Want::All);
@@ -175,8 +176,8 @@ impl PassCosts {
                 timings.round(draft)?;
             }
             apart = of_draft.as_ref().map_or(0.0, Timings::apart).max(of_target.apart());
-            let enough = round >= ROUNDS_MIN && apart <= Self::APART_MAX;
-            if enough || round > 1 && started.elapsed() > LONG {
+            let settled = round >= ROUNDS_MIN && apart <= Self::APART_MAX;
+            if settled || round > 1 && started.elapsed() > LONG {
                 break;
             }
         }

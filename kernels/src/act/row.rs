@@ -1,6 +1,6 @@
 //! A quantised row gathered from its tiles, for tests.
 
-use super::{QuantRows, ScaleBlock, b32, b256};
+use super::{QuantRows, ScaleBlock, b32, b256, bounds};
 
 /// One quantised row.
 pub(crate) struct QuantRow {
@@ -23,8 +23,8 @@ pub(crate) struct QuantRow {
 impl QuantRows {
     /// Where word `w` of tile `t` of row `index` is.
     pub(crate) fn place(&self, index: usize, t: usize, w: usize) -> usize {
-        let group = (0..self.groups).find(|group| self.bounds(*group)[1] > index);
-        let [first, end] = self.bounds(group.expect("a row"));
+        let of = |group| bounds(self.rows, self.groups, group);
+        let [first, end] = (0..self.groups).map(of).find(|[_, end]| *end > index).expect("a row");
         let width = end - first;
         first * self.row_words() + (t * self.block.words() + w) * width + index - first
     }

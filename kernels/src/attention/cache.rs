@@ -6,7 +6,7 @@
 
 use crate::format::{self, Float};
 use crate::isa::{Isa, Op};
-use crate::simd::{F32s, LANES, Simd, bf16_bits, padded};
+use crate::simd::{F32s, LANES, Simd, bf16_bits, padded, prefetch_line};
 use bytemuck::Pod;
 use half::f16;
 use std::marker::PhantomData;
@@ -138,6 +138,15 @@ impl<'a> KvLayer<'a> {
         let keys = &self.keys[pages.start * page..pages.end * page];
         let rows = first + positions.start..first + positions.end;
         [keys, &self.values[rows.start * row..rows.end * row]]
+    }
+
+    /// Asks for the memory that will be written at `position`.
+    pub fn expect(&self, position: usize) {
+        for head in 0..self.shape.kv_heads {
+            for memory in self.at(head, position..position + 1) {
+                (0..memory.len().div_ceil(64)).for_each(|line| prefetch_line(memory, 0, line));
+            }
+        }
     }
 
     /// The keys of block `block` of a head.
@@ -301,12 +310,12 @@ impl<F: WriteFloat> KvFormat for Floats<F> {
     }
     #[inline(always)]
     fn write<S: Simd>(simd: S, from: &[f32], to: &mut [u8], stride: usize, offset: usize) {
-        let size = size_of::<F::Element>();
-        let mut slots = to.chunks_exact_mut(size).skip(offset).step_by(stride);
-        for part in from.chunks(LANES) {
-            let encoded = F::encode(simd, &padded(part));
-            for (element, slot) in encoded.iter().take(part.len()).zip(&mut slots) {
-                slot.copy_from_slice(bytemuck::bytes_of(element));
+        let to: &mut [F::Element] = bytemuck::cast_slice_mut(to);
+        for (part, from) in from.chunks(LANES).enumerate() {
+            let encoded = F::encode(simd, &padded(from));
+            let at = LANES * part * stride + offset;
+            for (i, element) in encoded.iter().take(from.len()).enumerate() {
+                to[at + i * stride] = *element;
             }
         }
     }

@@ -18,13 +18,6 @@ pub(super) struct Partial {
 
 impl Partial {
     pub(super) const EMPTY: Self = Self { max: 0.0, sum: 0.0, out: [0.0; MAX_HEAD_LEN] };
-
-    /// Becomes `other`, whose output has `len` elements.
-    pub(super) fn take(&mut self, other: &Self, len: usize) {
-        let len = len.next_multiple_of(LANES);
-        (self.max, self.sum) = (other.max, other.sum);
-        self.out[..len].copy_from_slice(&other.out[..len]);
-    }
 }
 
 /// Merges a block's result into a state: with M the larger maximum and a, b = e^(max − M),

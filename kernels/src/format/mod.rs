@@ -267,7 +267,7 @@ pub(crate) fn f16_pair<S: Simd>(simd: S, bits: [u16; 2]) -> [f32; 2] {
 
 /// An unpacked byte as the number it stands for, without the offset.
 #[inline(always)]
-fn quant(byte: u8, signed: bool) -> i32 {
+pub(crate) fn quant(byte: u8, signed: bool) -> i32 {
     if signed { i32::from(byte.cast_signed()) } else { i32::from(byte) }
 }
 

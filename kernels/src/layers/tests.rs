@@ -108,18 +108,11 @@ fn a_part_of_a_head_is_refused() {
 }
 
 #[test]
-#[should_panic(expected = "rows")]
-fn a_part_of_a_row_is_refused() {
-    add_to_rows(Isa::SCALAR, &mut [1.0; 6], &[1.0; 4]);
-}
-
-#[test]
 fn sums_and_factors() {
     for len in LENS {
         let mut noise = Noise::new(len as u64);
         let (a, b) = (noise.floats(2 * len), noise.floats(2 * len));
         let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
-        let rows: Vec<f32> = a.iter().enumerate().map(|(i, a)| a + b[i % len]).collect();
         let scaled: Vec<f32> = a.iter().map(|a| a * 1.7).collect();
         let capped: Vec<f32> = a.iter().map(|a| 0.3 * testing::tanh(a / 0.3)).collect();
         everywhere(|isa, _, on| {
@@ -129,7 +122,6 @@ fn sums_and_factors() {
                 assert_same(expected, &out, on);
             };
             check(&sum, &|a| add(isa, a, &b));
-            check(&rows, &|a| add_to_rows(isa, a, &b[..len]));
             check(&scaled, &|a| scale(isa, a, 1.7));
             check(&capped, &|a| softcap(isa, a, 0.3));
         });

@@ -4,8 +4,9 @@
 //! For one activation row ("column") the plain loop is, block by block: unpack four weights of
 //! each row, multiply them with the column's four quants in one instruction, add. The departures
 //! from it:
-//! 1. Up to eight columns go together ([`Simd::COLUMNS`]), so that an unpacked vector serves all; they lie
-//!    interleaved ([`QuantRows`]), so that one address with constant distances reaches all.
+//! 1. Up to eight columns go together ([`Simd::COLUMNS`]), so that an unpacked vector serves all;
+//!    they lie interleaved ([`QuantRows`]), so that one address with constant distances reaches
+//!    all.
 //! 2. A few panels stay in the cache while all groups of columns pass over them; with many
 //!    columns it is the group of columns that stays and larger runs of panels that pass.
 //! 3. Without 32-bit sums (`Simd::WIDE`), pair sums stay in 16 bits for as many additions as

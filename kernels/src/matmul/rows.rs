@@ -10,6 +10,10 @@ use crate::simd::{LANES, Simd, padded, prefetch};
 /// How far ahead of their use weights are asked for, in bytes: the processor's own prefetching
 /// stops at the end of each page.
 const AHEAD: usize = 2048;
+/// Weight rows that are turned into floats at a time: few, so that they stay in the second level
+/// of the cache, and enough that each use of the activations counts for several.
+const FLOAT_ROWS: usize = 8;
+
 /// Formats with blocks of 32.
 #[inline(always)]
 pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &QuantRows) {
@@ -17,19 +21,24 @@ pub(super) fn rows32<F: Format32, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: &Q
     let row_bytes = weights.bytes.len() / weights.rows;
     let (x, _) = x.single().as_chunks();
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        piece.out(0, row, 1)[0] = row32::<F, S>(simd, format::blocks(bytes), x);
+        piece.out(0, row, 1)[0] = row32::<F, S, AHEAD>(simd, format::blocks(bytes), x);
     }
 }
 
 /// One weight row: eight blocks at a time up to the chain, which runs block by block. A last part
-/// of fewer than eight goes one block at a time.
+/// of fewer than eight goes one block at a time. Unless it is 0, the memory that lies `AHEAD` bytes
+/// behind what is read is asked for.
 #[inline(always)]
-fn row32<F: Format32, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b32::WORDS]]) -> f32 {
+pub(super) fn row32<F: Format32, S: Simd, const AHEAD: usize>(
+    simd: S,
+    blocks: &[F::Block],
+    x: &[[i32; b32::WORDS]],
+) -> f32 {
     let mut acc = 0.0;
     let mut w = [0; 256];
     let (groups, rest) = blocks.as_chunks::<8>();
     for (blocks, x) in groups.iter().zip(x) {
-        acc = eight32::<F, S>(simd, blocks, x, &mut w, acc);
+        acc = eight32::<F, S, AHEAD>(simd, blocks, x, &mut w, acc);
     }
     if let Some(x) = x.get(groups.len()) {
         for (j, block) in rest.iter().enumerate() {
@@ -54,14 +63,16 @@ fn float(word: i32) -> f32 {
 /// Eight blocks; `w` is memory for their quants.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn eight32<F: Format32, S: Simd>(
+fn eight32<F: Format32, S: Simd, const AHEAD: usize>(
     simd: S,
     blocks: &[F::Block; 8],
     x: &[i32; b32::WORDS],
     w: &mut [u8; 256],
     mut acc: f32,
 ) -> f32 {
-    prefetch(blocks, AHEAD);
+    if AHEAD > 0 {
+        prefetch(blocks, AHEAD);
+    }
     let (mut d, mut m) = ([0; 8], [0; 8]);
     let (slots, _) = w.as_chunks_mut::<32>();
     for j in 0..8 {
@@ -112,18 +123,24 @@ pub(super) fn rows256<F: Format256, S: Simd>(simd: S, piece: &Piece<'_, '_>, x: 
     let row_bytes = weights.bytes.len() / weights.rows;
     let (x, _) = x.single().as_chunks();
     for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        piece.out(0, row, 1)[0] = row256::<F, S>(simd, format::blocks(bytes), x);
+        piece.out(0, row, 1)[0] = row256::<F, S, AHEAD>(simd, format::blocks(bytes), x);
     }
 }
 
-/// One weight row.
+/// One weight row, as [`row32`].
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "N4 rounds integer sums to nearest even")]
-fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b256::WORDS]]) -> f32 {
+pub(super) fn row256<F: Format256, S: Simd, const AHEAD: usize>(
+    simd: S,
+    blocks: &[F::Block],
+    x: &[[i32; b256::WORDS]],
+) -> f32 {
     let mut acc = 0.0;
     let mut unpacked = Super::ZERO;
     for (block, x) in blocks.iter().zip(x) {
-        prefetch(block, AHEAD);
+        if AHEAD > 0 {
+            prefetch(block, AHEAD);
+        }
         F::unpack(simd, block, &mut unpacked);
         let Super { w, scales, mins, .. } = &mut unpacked;
         let shifts = &x[b256::SHIFTS..b256::HALVES];
@@ -156,26 +173,29 @@ fn row256<F: Format256, S: Simd>(simd: S, blocks: &[F::Block], x: &[[i32; b256::
     acc
 }
 
-/// Float weights, and any format in exact mode: each row is turned into floats first.
+/// Float weights, and any format in exact mode: some rows at a time are turned into floats first.
 pub(super) fn floats(piece: &Piece<'_, '_>) {
     let weights = piece.weights();
     let row_bytes = weights.bytes.len() / weights.rows;
-    let mut floats = vec![0.0; weights.cols];
-    for (row, bytes) in weights.bytes.chunks_exact(row_bytes).enumerate() {
-        dequantize(piece.isa, weights.dtype, bytes, &mut floats)
-            .expect("a row of a checked matrix has the bytes of its elements");
-        piece.isa.run(FloatRow { piece, row, w: &floats });
+    let mut floats = vec![0.0; FLOAT_ROWS.min(weights.rows) * weights.cols];
+    for (group, bytes) in weights.bytes.chunks(FLOAT_ROWS * row_bytes).enumerate() {
+        let w = &mut floats[..bytes.len() / row_bytes * weights.cols];
+        dequantize(piece.isa, weights.dtype, bytes, w)
+            .expect("rows of a checked matrix have the bytes of their elements");
+        piece.isa.run(FloatRows { piece, first_row: group * FLOAT_ROWS, w });
     }
 }
 
-/// One row of floats against every activation row.
-struct FloatRow<'a, 'b> {
+/// Some rows of floats against every activation row. Tiles of rows and columns, as large as the
+/// registers hold, use what they load several times, and some columns at a time stay in the cache
+/// for all rows; each dot product is the same chain in any tile.
+struct FloatRows<'a, 'b> {
     piece: &'b Piece<'a, 'b>,
-    row: usize,
+    first_row: usize,
     w: &'b [f32],
 }
 
-impl Op for FloatRow<'_, '_> {
+impl Op for FloatRows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -184,49 +204,82 @@ impl Op for FloatRow<'_, '_> {
         let mut first = 0;
         while first < n {
             first += match n - first {
-                8.. => self.columns::<S, 8>(simd, first),
-                4.. => self.columns::<S, 4>(simd, first),
-                _ => self.columns::<S, 1>(simd, first),
+                4.. if S::WIDE => self.columns::<S, 4, 4>(simd, first),
+                3.. if !S::WIDE => self.columns::<S, 2, 3>(simd, first),
+                _ => self.columns::<S, 4, 1>(simd, first),
             };
         }
     }
 }
 
-impl FloatRow<'_, '_> {
-    /// The results of activation rows `first..first + C`; returns `C`.
+impl FloatRows<'_, '_> {
+    /// The results of activation rows `first..first + C`, in tiles of `R` weight rows; returns `C`.
     #[inline(always)]
-    fn columns<S: Simd, const C: usize>(&self, simd: S, first: usize) -> usize {
-        let Self { piece, row, w } = *self;
-        let x = &piece.input.x[first * w.len()..(first + C) * w.len()];
-        let mut columns: [&[f32]; C] = [&[]; C];
-        for (column, x) in columns.iter_mut().zip(x.chunks_exact(w.len())) {
-            *column = x;
+    fn columns<S: Simd, const R: usize, const C: usize>(&self, simd: S, first: usize) -> usize {
+        let len = self.piece.input.len;
+        let (tiles, rest) = self.w.split_at(self.w.len() / (R * len) * (R * len));
+        for (tile, w) in tiles.chunks_exact(R * len).enumerate() {
+            self.tile::<S, R, C>(simd, R * tile, w, first);
         }
-        for (c, sum) in dot_floats(simd, w, &columns).into_iter().enumerate() {
-            piece.out(first + c, row, 1)[0] = sum;
+        for (row, w) in rest.chunks_exact(len).enumerate() {
+            self.tile::<S, 1, C>(simd, tiles.len() / len + row, w, first);
         }
         C
     }
+
+    /// The results of weight rows `w`, from `row` on, and activation rows `first..first + C`.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const C: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        w: &[f32],
+        first: usize,
+    ) {
+        let Self { piece, first_row, .. } = *self;
+        let len = piece.input.len;
+        let w: [&[f32]; R] = std::array::from_fn(|r| &w[r * len..(r + 1) * len]);
+        let x = &piece.input.x[first * len..(first + C) * len];
+        let x: [&[f32]; C] = std::array::from_fn(|c| &x[c * len..(c + 1) * len]);
+        for (c, sums) in dot_floats(simd, &w, &x).into_iter().enumerate() {
+            piece.out(first + c, first_row + row, R).copy_from_slice(&sums);
+        }
+    }
 }
 
-/// Float dot products: lane i sums the products at i, i + 16, … with fma, and the lanes are
-/// added by the canonical tree (N3). A last part of fewer than 16 is filled up with zeros.
+/// Float dot products, of each of `x` with each of `w`: lane i sums the products at i, i + 16, …
+/// with fma, and the lanes are added by the canonical tree (N3). A last part of fewer than 16 is
+/// filled up with zeros.
 #[inline(always)]
-fn dot_floats<S: Simd, const C: usize>(simd: S, w: &[f32], x: &[&[f32]; C]) -> [f32; C] {
-    let mut acc = [simd.splat(0.0); C];
-    let (chunks, tail) = w.as_chunks::<LANES>();
-    let x = x.map(|x| x.as_chunks::<LANES>());
-    for (i, w) in chunks.iter().enumerate() {
-        let w = simd.load(w);
+pub(super) fn dot_floats<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    w: &[&[f32]; R],
+    x: &[&[f32]; C],
+) -> [[f32; R]; C] {
+    // Loops and not closures, which are not compiled for the instruction set unless inlined.
+    let mut acc = [[simd.splat(0.0); R]; C];
+    let (w, x) = (w.map(|w| w.as_chunks::<LANES>()), x.map(|x| x.as_chunks::<LANES>()));
+    for i in 0..w[0].0.len() {
+        let mut weights = [simd.splat(0.0); R];
+        for r in 0..R {
+            weights[r] = simd.load(&w[r].0[i]);
+        }
         for c in 0..C {
-            acc[c] = simd.fma(w, simd.load(&x[c].0[i]), acc[c]);
+            let x = simd.load(&x[c].0[i]);
+            for r in 0..R {
+                acc[c][r] = simd.fma(weights[r], x, acc[c][r]);
+            }
         }
     }
-    if !tail.is_empty() {
-        let w = simd.load(&padded(tail));
-        for c in 0..C {
-            acc[c] = simd.fma(w, simd.load(&padded(x[c].1)), acc[c]);
+    let mut sums = [[0.0; R]; C];
+    for c in 0..C {
+        for r in 0..R {
+            if !w[0].1.is_empty() {
+                let (w, x) = (simd.load(&padded(w[r].1)), simd.load(&padded(x[c].1)));
+                acc[c][r] = simd.fma(w, x, acc[c][r]);
+            }
+            sums[c][r] = simd.reduce_add(acc[c][r]);
         }
     }
-    acc.map(|acc| simd.reduce_add(acc))
+    sums
 }

@@ -198,7 +198,7 @@ fn packed(weights: Matrix<'_>) -> Option<Vec<u8>> {
 
 fn found(isa: Isa, pool: &Pool, weights: Matrix<'_>, input: Input<'_>) -> Vec<f32> {
     let mut out = vec![7.0; input.rows() * weights.rows];
-    matmul(isa, pool, input, &mut [Product { weights, out: &mut out }]);
+    matmul(isa, pool, input, &mut [Product { weights, bias: None, out: &mut out }], &[]);
     out
 }
 
@@ -387,12 +387,87 @@ fn products_that_share_a_join_give_what_each_gives_alone() {
             let alone: Vec<_> = (0..4).map(|i| found(isa, &pool, matrix(i), input)).collect();
             let mut outs: Vec<_> = alone.iter().map(|out| vec![7.0; out.len()]).collect();
             let mut products: Vec<_> = (outs.iter_mut().enumerate())
-                .map(|(i, out)| Product { weights: matrix(i), out })
+                .map(|(i, out)| Product { weights: matrix(i), bias: None, out })
                 .collect();
-            matmul(isa, &pool, input, &mut products);
+            matmul(isa, &pool, input, &mut products, &[Some(matrix(1)), None, Some(matrix(0))]);
             for (alone, shared) in alone.iter().zip(&outs) {
                 assert_same(alone, shared, &|| format!("n = {n}, {pool:?}"));
             }
+        }
+    }
+}
+
+#[test]
+fn a_bias_is_added_to_every_row() {
+    let mut noise = Noise::new(9);
+    let (rows, cols) = (150, 64);
+    let bytes = weights(DType::Q8_0, rows * cols, &mut noise, random_quant);
+    let matrix = Matrix::new(DType::Q8_0, rows, cols, &bytes).expect("fits");
+    let bias = noise.floats(rows);
+    for n in [1, 3] {
+        let x = noise.floats(n * cols);
+        let quants = quantized(Isa::detect(), DType::Q8_0, &x, cols);
+        let input = input(DType::Q8_0, &x, cols, quants.as_ref(), false);
+        for pool in pools(&[1, 3]) {
+            let mut wanted = found(Isa::detect(), &pool, matrix, input);
+            for row in wanted.chunks_exact_mut(rows) {
+                row.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias);
+            }
+            let mut out = vec![7.0; n * rows];
+            let product = Product { weights: matrix, bias: Some(&bias), out: &mut out };
+            matmul(Isa::detect(), &pool, input, &mut [product], &[]);
+            assert_same(&wanted, &out, &|| format!("n = {n}, {pool:?}"));
+        }
+    }
+}
+
+/// The parts of quantised rows as plain numbers.
+fn numbers(quants: &QuantRows, n: usize) -> Vec<f32> {
+    let row = |row: usize| {
+        let row = quants.row(row);
+        let quants = row.bytes.iter().map(|q| f32::from(*q));
+        let starts = row.starts.iter().map(|start| *start as f32);
+        quants.chain(starts).chain(row.scales.iter().copied()).collect::<Vec<f32>>()
+    };
+    (0..n).flat_map(row).collect()
+}
+
+#[test]
+fn the_inner_part_of_a_feed_forward_gives_what_its_steps_give() {
+    let mut noise = Noise::new(8);
+    let (len, cols) = (1280, 256);
+    let types = [DType::Q4_K, DType::Q6_K];
+    let bytes = types.map(|dtype| weights(dtype, len * cols, &mut noise, random_quant));
+    let matrix = |i: usize| Matrix::new(types[i], len, cols, &bytes[i]).expect("fits");
+    let (isa, function) = (Isa::detect(), aios_contract::ActivationFn::Silu);
+    for (n, gated) in [(1, true), (1, false), (3, true), (20, true)] {
+        let x = noise.floats(n * cols);
+        let of_input = quantized(isa, DType::Q4_K, &x, cols);
+        let input = input(DType::Q4_K, &x, cols, of_input.as_ref(), false);
+        for (block, pool) in [ScaleBlock::B32, ScaleBlock::B256]
+            .into_iter()
+            .flat_map(|block| pools(&[1, 2, 5]).into_iter().map(move |pool| (block, pool)))
+        {
+            let gate = gated.then(|| found(isa, &pool, matrix(0), input));
+            let mut up = found(isa, &pool, matrix(1), input);
+            crate::activate(isa, &pool, function, gate.as_deref(), len, &mut up);
+            let mut wanted = QuantRows::with_capacity(block, n, len);
+            wanted.quantize(isa, &pool, &up, len);
+
+            let mut quants = QuantRows::with_capacity(block, n, len);
+            let (mut gate, mut result) = (vec![7.0; n * len], vec![7.0; n * len]);
+            let product = |i, out| Product { weights: matrix(i), bias: None, out };
+            let mut call = Inner {
+                gate: gated.then(|| product(0, &mut gate)),
+                up: product(1, &mut result),
+                function,
+                quants: &mut quants,
+                done: &mut Vec::new(),
+            };
+            inner(isa, &pool, input, &mut call, &[]);
+            let on = || format!("n = {n}, {gated}, {block:?}, {pool:?}");
+            assert_same(&up, &result, &on);
+            assert_same(&numbers(&wanted, n), &numbers(&quants, n), &on);
         }
     }
 }
@@ -423,8 +498,8 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!((matrix.row_range(1, 1).rows(), matrix.row_range(1, 1).bytes().len()), (1, 144));
 }
 
-/// Quantised rows that are those of another input (fewer, or of another length) or in groups that are
-/// too wide for the instruction set.
+/// Quantised rows that are those of another input (fewer, or of another length) or in groups that
+/// are too wide for the instruction set.
 #[test]
 fn quantised_rows_of_another_shape_are_refused() {
     let bytes = [0; 288];

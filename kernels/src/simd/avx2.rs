@@ -447,6 +447,18 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn add_dots(self, acc: I, w: I, x: &[i8; 64]) -> I {
+        simd!({
+            let ones = _mm256_set1_epi16(1);
+            let x: [&[i8]; 2] = [&x[..32], &x[32..]];
+            let part = |i: usize| {
+                let x = _mm256_loadu_si256(x[i].as_ptr().cast());
+                _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w[i], x), ones))
+            };
+            [part(0), part(1)]
+        })
+    }
+    #[inline(always)]
     fn sum(self, sums: I) -> I {
         simd!({
             let ones = _mm256_set1_epi16(1);

@@ -416,6 +416,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         })
     }
     #[inline(always)]
+    fn add_dots(self, acc: I, w: I, x: &[i8; 64]) -> I {
+        simd!({
+            let x = _mm512_loadu_si512(x.as_ptr().cast());
+            if VNNI {
+                _mm512_dpbusd_epi32(acc, w, x)
+            } else {
+                let pairs = _mm512_maddubs_epi16(w, x);
+                _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            }
+        })
+    }
+    #[inline(always)]
     fn sum(self, sums: I) -> I {
         simd!(if VNNI { sums } else { _mm512_madd_epi16(sums, _mm512_set1_epi16(1)) })
     }

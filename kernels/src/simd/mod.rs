@@ -98,8 +98,8 @@ pub(crate) trait Simd: Copy + 'static {
     type K: Copy;
     /// Whether [`Self::P`] has 32-bit lanes.
     const WIDE: bool;
-    /// The most columns that a product of panels takes at once, at most 8: what leaves the registers
-    /// for their sums.
+    /// The most columns that a product of panels takes at once, at most 8: as many as the registers
+    /// hold sums of.
     const COLUMNS: usize;
 
     /// Runs `op` in a function compiled for this instruction set.
@@ -242,6 +242,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// As [`Self::add_products`] for weights that are stored with 128 added; the sums then hold
     /// 128 · Σx too many if [`Self::WIDE`], and are right otherwise.
     fn add_biased(self, sums: Self::P, w: Self::B, x: i32) -> Self::P;
+    /// Adds to each lane i the four products w\[4i..4i + 4\] · x\[4i..4i + 4\]; weights are at most
+    /// 127.
+    fn add_dots(self, acc: Self::I, w: Self::B, x: &[i8; 64]) -> Self::I;
     /// The rows' sums.
     fn sum(self, sums: Self::P) -> Self::I;
     /// The rows' scales, for [`Self::sum_scaled`].

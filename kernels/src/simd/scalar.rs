@@ -249,6 +249,10 @@ impl Simd for Scalar {
         self.add_products(sums, w, x)
     }
     #[inline(always)]
+    fn add_dots(self, acc: Self::I, w: [u8; 64], x: &[i8; 64]) -> Self::I {
+        std::array::from_fn(|i| acc[i] + dot(&w[4 * i..4 * i + 4], &x[4 * i..4 * i + 4], unsigned))
+    }
+    #[inline(always)]
     fn sum(self, sums: Self::I) -> Self::I {
         sums
     }

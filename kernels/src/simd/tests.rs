@@ -414,6 +414,14 @@ impl Op for Dots {
             let mins: [i16; 16] = random.array(|r| r.short(-4096, 4096));
             let sums: [i16; 16] = random.array(|r| r.short(-2032, 2032));
             log.ints("dot16", [s.dot16(&mins, &sums)]);
+            let (parts, _) = w.as_chunks::<64>();
+            let added = parts
+                .iter()
+                .zip(x.as_chunks::<64>().0)
+                .fold(s.splat_int(3), |acc, (w, x)| s.add_dots(acc, s.load_bytes(w), x));
+            let mut lanes = [0; LANES];
+            s.store_int(added, &mut lanes);
+            log.ints("add_dots", lanes);
         }
         log
     }

@@ -1,6 +1,7 @@
-//! How often a draft model's guesses are taken when answers are sampled (SPEC S7): by this program's rule,
-//! under which both models choose with the same random numbers, and by that of speculative
-//! sampling (Leviathan, Kalman and Matias 2023, arXiv 2211.17192), at the same positions.
+//! How often a draft model's guesses are taken when answers are sampled (SPEC S7): by this
+//! program's rule, under which both models choose with the same random numbers, and by that of
+//! speculative sampling (Leviathan, Kalman and Matias 2023, arXiv 2211.17192), at the same
+//! positions.
 //!
 //! Speculative sampling takes a guess with the probability Σ min(p, q) over all tokens, where p is
 //! the model's distribution and q the draft's, which is the most that any rule can; but what it
@@ -211,8 +212,8 @@ impl Report {
             let class = Escaped::new(class).to_string().replace('|', "/");
             let ratio = shared_noise / speculative;
             text += &format!(
-                "| {temperature} | {among} | {class} | {positions} | {taken:.3} | {shared_noise:.3} \
-                 | {speculative:.3} | {ratio:.2} | {greedy:.3} |\n"
+                "| {temperature} | {among} | {class} | {positions} | {taken:.3} \
+                 | {shared_noise:.3} | {speculative:.3} | {ratio:.2} | {greedy:.3} |\n"
             );
         }
         text += "\n*Taken* counts guesses that were the model's choice, both chosen with the same \

@@ -1,7 +1,5 @@
 //! How often two distributions choose the same token.
 
-use std::collections::BTreeMap;
-
 /// The chances that a token which one distribution chooses is what another does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overlap {
@@ -15,15 +13,16 @@ pub struct Overlap {
 impl Overlap {
     /// Of two distributions, each a list of tokens and their probabilities.
     pub fn of(p: &[(u32, f64)], q: &[(u32, f64)]) -> Self {
-        let mut joined: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
-        p.iter().for_each(|&(id, share)| joined.entry(id).or_default().0 += share);
-        q.iter().for_each(|&(id, share)| joined.entry(id).or_default().1 += share);
-        let mut both: Vec<(f64, f64)> =
-            joined.into_values().filter(|&(p, q)| p + q > 0.0).collect();
-        let speculative = both.iter().map(|&(p, q)| p.min(q)).sum();
+        // Ids are below the size of a vocabulary.
+        let ids = p.iter().chain(q).map(|&(id, _)| id as usize + 1).max().unwrap_or(0);
+        let mut both = vec![(0.0, 0.0); ids];
+        p.iter().for_each(|&(id, share)| both[id as usize].0 += share);
+        q.iter().for_each(|&(id, share)| both[id as usize].1 += share);
+        both.retain(|&(p, q)| p + q > 0.0);
+        let speculative = both.iter().map(|&(p, q): &(f64, f64)| p.min(q)).sum();
         // Among tokens that p favours more than the i-th, pⱼ/pᵢ is the larger; among the others,
         // qⱼ/qᵢ. So in the order of p/q two running sums are all that is needed.
-        both.sort_by(|a, b| (b.0 / b.1).total_cmp(&(a.0 / a.1)));
+        both.sort_unstable_by(|a, b| (b.0 / b.1).total_cmp(&(a.0 / a.1)));
         let mut p_before = 0.0;
         let mut q_behind: f64 = both.iter().map(|&(_, q)| q).sum();
         let mut shared_noise = 0.0;

@@ -1,6 +1,6 @@
 //! The baseline for people.
 
-use super::{BaselineReport, Measurement, Peer, Spread};
+use super::{BaselineReport, Measurement, Peer, PeerRun, SimulatedFigure, Spread};
 use std::fmt::Write as _;
 
 /// The published figure that a report on a model of Falcon 7B's shape explains.
@@ -38,7 +38,7 @@ fn write(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
         "{} runs of {} tokens, each after loading anew; **{verdict}**.\n",
         report.plan.runs, report.plan.tokens
     )?;
-    for remark in &report.remarks {
+    for remark in report.failures.iter().chain(&report.remarks) {
         writeln!(out, "- {remark}")?;
     }
     figures(report, out)?;
@@ -71,8 +71,9 @@ fn figures(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
     row(out, "MB/token", &mb.counted, 1, "counted")?;
     match &mb.simulated {
         Some(figure) => {
-            let (value, cache) = (figure.mb_per_token, &figure.cache);
-            writeln!(out, "| MB/token | {value:.1} | | simulated: {cache} |")?;
+            let SimulatedFigure { mb_per_token: value, cache, positions, .. } = figure;
+            let source = format!("simulated: {cache}, at {positions} positions");
+            writeln!(out, "| MB/token | {value:.1} | | {source} |")?;
         }
         None => writeln!(out, "| MB/token | not simulated | | |")?,
     }
@@ -96,20 +97,30 @@ fn figures(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
 
 fn write_peer(report: &BaselineReport, peer: &Peer, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\n## Beside llama.cpp\n")?;
-    match peer {
-        Peer::Missing { reason } => writeln!(out, "Not run: {reason}"),
-        Peer::Ran(run) => {
-            let (own, other) = (report.tokens_per_s.statistics.median, run.tokens_per_s.median);
-            writeln!(
-                out,
-                "llama-cpp-python {}: {other:.2} tokens/s (median of {}); here {own:.2}, {:.2} \
-                 times as many.",
-                run.version,
-                run.tokens_per_s.samples.len(),
-                own / other
-            )
-        }
+    let run = match peer {
+        Peer::Missing { reason } => return writeln!(out, "Not run: {reason}."),
+        Peer::Ran(run) => run,
+    };
+    let PeerRun { version, features, threads, tokens_per_s: theirs } = run;
+    let ours = &report.tokens_per_s;
+    writeln!(out, "| tokens/s | median | mean ± sd | CV | least | most |")?;
+    writeln!(out, "|---|---:|---:|---:|---:|---:|")?;
+    for (name, spread) in [("aios", ours), (&*format!("llama-cpp-python {version}"), theirs)] {
+        let s = &spread.statistics;
+        let least = s.samples.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = s.samples.iter().copied().fold(0.0, f64::max);
+        let (median, mean, sd, cv) = (s.median, s.mean, s.sd, spread.cv * 100.0);
+        write!(out, "| {name} | {median:.2} | {mean:.2} ± {sd:.2} | {cv:.1} % ")?;
+        writeln!(out, "| {least:.2} | {most:.2} |")?;
     }
+    let ratio = ours.statistics.median / theirs.statistics.median;
+    writeln!(
+        out,
+        "\n{ratio:.2} times as many, by the medians. llama.cpp ran after all runs of aios, with \
+         {threads} threads and as many tokens, one at a time through Python; it was built with {}. \
+         `benches/peers` compares in turns, without Python between.",
+        features.join(" ")
+    )
 }
 
 fn runs(report: &BaselineReport, out: &mut String) -> std::fmt::Result {

@@ -21,6 +21,7 @@ fn about() -> About {
             mb_per_token: 97.2,
             reread_ratio: 1.0,
             cache: "32 MB".to_owned(),
+            positions: PLAN.positions(),
         }),
         peer: Some(Peer::Missing { reason: "it is not installed".to_owned() }),
     }
@@ -79,12 +80,12 @@ fn every_run_is_measured_and_counts_the_same() {
 fn it_passes_only_when_steady() {
     let steady = vec![run(100.0), run(101.0), run(99.0)];
     let report = BaselineReport::new(PLAN, about(), steady, absent()).expect("runs");
-    assert!(report.passes, "{:?}", report.remarks);
+    assert!(report.passes, "{:?}", report.failures);
     assert!((report.bandwidth_fraction.statistics.median - 0.5).abs() < 1e-12);
     let shaky = vec![run(100.0), run(120.0), run(80.0)];
     let report = BaselineReport::new(PLAN, about(), shaky, absent()).expect("runs");
     assert!(!report.passes);
-    assert!(report.remarks[0].contains("vary by 20.0 %"), "{:?}", report.remarks);
+    assert!(report.failures[0].contains("vary by 20.0 %"), "{:?}", report.failures);
     let refused = Measurement::Refused { reason: "below the floor".to_owned() };
     let report = BaselineReport::new(PLAN, about(), vec![run(1.0), run(1.0)], refused);
     assert!(!report.expect("runs").passes);
@@ -102,7 +103,7 @@ fn the_report_tells_it_all_and_has_a_schema() {
     for part in [
         "Synthetic weights",
         "| MB/token | 100.0 ± 0.0 | 0.0 % | counted |",
-        "| MB/token | 97.2 | | simulated: 32 MB |",
+        "| MB/token | 97.2 | | simulated: 32 MB, at 7 positions |",
         "Not run: it is not installed",
         "not measured: no counters; another machine",
         "two memory controllers",
@@ -119,12 +120,23 @@ fn the_report_tells_it_all_and_has_a_schema() {
 }
 
 #[test]
-fn a_peer_that_is_missing_is_said() {
-    let none = Peer::llama_cpp("there-is-no-such-program", Path::new("x.gguf"), 1, 1, 1);
-    assert!(matches!(none, Peer::Missing { reason } if reason.contains("does not start")));
-    // A program that accepts everything and prints nothing.
-    let silent = Peer::llama_cpp("true", Path::new("x.gguf"), 1, 1, 1);
-    assert!(matches!(silent, Peer::Missing { reason } if reason.contains("something else")));
-    let failing = Peer::llama_cpp("false", Path::new("x.gguf"), 1, 1, 1);
-    assert!(matches!(failing, Peer::Missing { reason } if reason.contains("says nothing")));
+fn a_peer_stands_beside_with_its_spread() {
+    let run_of_peer = PeerRun {
+        version: "1.2".to_owned(),
+        features: vec!["AVX2".to_owned(), "FMA".to_owned()],
+        threads: 2,
+        tokens_per_s: Spread::of(vec![10.0, 20.0]).expect("samples"),
+    };
+    let about = About { peer: Some(Peer::Ran(run_of_peer)), ..about() };
+    let report = BaselineReport::new(PLAN, about, vec![run(30.0), run(30.0)], absent());
+    let text = report.expect("runs").markdown();
+    for part in [
+        "| aios | 30.00 | 30.00 ± 0.00 | 0.0 % | 30.00 | 30.00 |",
+        "| llama-cpp-python 1.2 | 15.00 | 15.00 ± 7.07 | 47.1 % | 10.00 | 20.00 |",
+        "2.00 times as many",
+        "2 threads",
+        "built with AVX2 FMA",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
 }

@@ -307,7 +307,8 @@ fn share(bytes: u64, fraction: f64) -> u64 {
 
 pub(super) fn megabytes(bytes: u64) -> String {
     match bytes {
-        1..1_000 => format!("{bytes} bytes"),
+        1 => "1 byte".to_owned(),
+        2..1_000 => format!("{bytes} bytes"),
         1_000..100_000 => format!("{:.1} KB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
     }
@@ -351,6 +352,8 @@ mod tests {
             positions: 10,
             kl,
             kl_standard_error: 0.0,
+            kl_median: kl,
+            kl_top_percent: 0.1,
             perplexity_ratio,
             perplexity_ratio_standard_error: 0.0,
             base_perplexity: 9.0,

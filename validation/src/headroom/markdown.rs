@@ -33,7 +33,8 @@ fn line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-fn row<const N: usize>(text: &mut String, cells: [String; N]) {
+fn row(text: &mut String, cells: impl IntoIterator<Item = String>) {
+    let cells: Vec<String> = cells.into_iter().collect();
     line(text, &format!("| {} |", cells.join(" | ")));
 }
 
@@ -232,11 +233,13 @@ fn activations(report: &HeadroomReport, text: &mut String) {
 
 fn sparsity(report: &HeadroomReport, text: &mut String) {
     line(text, "\n## Neurons left out, against the unmodified run, both in exact arithmetic");
-    header(text, &["skip", "left out", "KL, nats", "±", "perplexity ×", "±"]);
+    header(text, &["skip", "left out", "KL, nats", "±", "median", "in 1 %", "perplexity ×", "±"]);
     let cost = |cost: &super::scores::Cost| {
         [
             format!("{:.5}", cost.kl),
             format!("{:.5}", cost.kl_standard_error),
+            format!("{:.5}", cost.kl_median),
+            percent(cost.kl_top_percent),
             format!("{:.4}", cost.perplexity_ratio),
             format!("{:.4}", cost.perplexity_ratio_standard_error),
         ]
@@ -247,15 +250,13 @@ fn sparsity(report: &HeadroomReport, text: &mut String) {
             Skip::Down => "down projection",
         };
         for point in &curve.points {
-            let [kl, kl_error, ratio, ratio_error] = cost(&point.cost);
-            let left_out = percent(point.sparsity);
-            row(text, [name.to_owned(), left_out, kl, kl_error, ratio, ratio_error]);
+            let first = [name.to_owned(), percent(point.sparsity)];
+            row(text, first.into_iter().chain(cost(&point.cost)));
         }
     }
     let q8_0 = report.sparsity.q8_0_cache.as_ref().map(|q8_0| ("q8_0 cache", q8_0));
     for (name, other) in q8_0.into_iter().chain([("int8 arithmetic", &report.sparsity.int8)]) {
-        let [kl, kl_error, ratio, ratio_error] = cost(other);
-        row(text, [name.to_owned(), "-".to_owned(), kl, kl_error, ratio, ratio_error]);
+        row(text, [name.to_owned(), "-".to_owned()].into_iter().chain(cost(other)));
     }
     let point = report.sparsity.curves.first().and_then(|curve| curve.points.first());
     if let Some(point) = point {
@@ -263,7 +264,8 @@ fn sparsity(report: &HeadroomReport, text: &mut String) {
         let _ = writeln!(
             text,
             "\n{positions} positions, perplexity of the unmodified run {perplexity:.3}. ± is a \
-             standard error."
+             standard error; *in 1 %* is the part of the KL that is at the hundredth of the \
+             positions where it is largest."
         );
     }
 }

@@ -51,9 +51,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The defaults: minutes for a model of a billion parameters.
+    /// The defaults: a quarter of an hour for a model of 1.5 billion parameters on two cores.
     pub const fn new() -> Self {
-        Self { prompts: 64, tokens: 128, continued: 16, generate: 64, with: Vec::new() }
+        Self { prompts: 48, tokens: 128, continued: 16, generate: 64, with: Vec::new() }
     }
 
     /// Positions that the context must hold.

@@ -229,6 +229,10 @@ pub struct Cost {
     pub kl: f64,
     /// Its standard error.
     pub kl_standard_error: f64,
+    /// The median divergence. Where it is far below the mean, a few positions make the mean.
+    pub kl_median: f64,
+    /// The part of all divergence that the hundredth of the positions with the largest has.
+    pub kl_top_percent: f64,
     /// The perplexity over that of the unchanged run.
     pub perplexity_ratio: f64,
     /// Its standard error, from the differences at each position.
@@ -267,10 +271,16 @@ impl Compared {
         let (kl, kl_standard_error) = mean(&self.divergences);
         let (loss, loss_error) = mean(&self.losses);
         let ratio = libm::exp(loss);
+        let mut sorted = self.divergences.clone();
+        sorted.sort_by(f64::total_cmp);
+        let top = sorted.len().div_ceil(100);
+        let sum = sorted.iter().sum::<f64>().max(f64::MIN_POSITIVE);
         Cost {
             positions: self.divergences.len(),
             kl,
             kl_standard_error,
+            kl_median: sorted[sorted.len() / 2],
+            kl_top_percent: sorted[sorted.len() - top..].iter().sum::<f64>() / sum,
             perplexity_ratio: ratio,
             perplexity_ratio_standard_error: ratio * loss_error,
             base_perplexity: libm::exp(mean(&self.base_losses).0),
@@ -325,6 +335,9 @@ mod tests {
         };
         let cost = compared.cost();
         assert_eq!((cost.positions, cost.kl, cost.perplexity_ratio), (2, 0.2, 1.0));
+        // One of two positions is the top hundredth, rounded up.
+        assert_eq!(cost.kl_median, 0.3);
+        assert!((cost.kl_top_percent - 0.75).abs() < 1e-12);
         assert!((cost.kl_standard_error - 0.1).abs() < 1e-12);
         assert!((cost.perplexity_ratio_standard_error - 0.2).abs() < 1e-12);
         assert!((cost.base_perplexity - 2.0f64.exp()).abs() < 1e-12);

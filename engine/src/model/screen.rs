@@ -1,0 +1,180 @@
+//! The screen of a model's head, which a plan brings (SPEC D5, D7).
+
+use super::Model;
+use aios_contract::DType;
+use aios_kernels::{Limits, Sketch, SketchError, SketchShape};
+use aios_residency::plan::{HeadMatrix, NUMBERS, Plan, Table, hex};
+use sha2::{Digest, Sha256};
+use std::io;
+use std::sync::Arc;
+
+/// Bits of a code, as a table says it.
+const BITS: u64 = 5;
+
+/// A sketch of the output matrix, mapped.
+#[derive(Debug)]
+pub struct HeadScreen {
+    dtype: DType,
+    sketch: Sketch,
+    table: Table,
+    positions_most: usize,
+}
+
+/// Why a plan is not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is of another head.
+    #[error("it was made for another output matrix")]
+    Head,
+    /// Its table is not such a sketch.
+    #[error("its table of sketches is not sound: {0}")]
+    Sketch(#[from] SketchError),
+    /// Its table is of another kind of sketch.
+    #[error("its table of sketches has {0}, which this program does not read")]
+    Kind(&'static str),
+}
+
+impl HeadScreen {
+    /// The screen that `table` holds for a head of this dtype and shape, for passes of at most
+    /// `positions_most` positions whose logits are wanted.
+    ///
+    /// # Errors
+    /// [`AdoptError`].
+    pub fn new(
+        dtype: DType,
+        shape: SketchShape,
+        table: Table,
+        positions_most: usize,
+    ) -> Result<Self, AdoptError> {
+        let [rows, cols, seed, products, levels, magnitude, bits, directions, ..] =
+            *table.numbers();
+        if (rows, cols) != (shape.rows as u64, shape.cols as u64) {
+            return Err(AdoptError::Head);
+        }
+        if bits != BITS {
+            return Err(AdoptError::Kind("another number of bits"));
+        }
+        if directions != aios_kernels::DIRECTIONS as u64 {
+            return Err(AdoptError::Kind("another number of directions"));
+        }
+        let [products, levels, magnitude] = [products, levels, magnitude].map(f64::from_bits);
+        let limits = Limits { products, levels, magnitude };
+        let sketch = Sketch::open(shape, limits, seed, table.body())?;
+        Ok(Self { dtype, sketch, table, positions_most })
+    }
+
+    /// The numbers of the table of such a sketch.
+    pub fn numbers(shape: SketchShape, limits: Limits, seed: u64) -> [u64; NUMBERS] {
+        let mut numbers = [0; NUMBERS];
+        numbers[..8].copy_from_slice(&[
+            shape.rows as u64,
+            shape.cols as u64,
+            seed,
+            limits.products.to_bits(),
+            limits.levels.to_bits(),
+            limits.magnitude.to_bits(),
+            BITS,
+            aios_kernels::DIRECTIONS as u64,
+        ]);
+        numbers
+    }
+
+    /// The dtype of the head.
+    pub const fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The sketch.
+    pub const fn sketch(&self) -> &Sketch {
+        &self.sketch
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        self.table.body()
+    }
+
+    /// Directions, scales and panels: what is read of it for every position.
+    pub fn base(&self) -> &[u8] {
+        let shape = self.sketch.shape();
+        &self.table.body()[..shape.front_bytes() + shape.panels_bytes()]
+    }
+
+    /// The panels.
+    pub fn panels(&self) -> &[u8] {
+        &self.base()[self.sketch.shape().front_bytes()..]
+    }
+
+    /// What refines the rows, one after another.
+    pub fn refinements(&self) -> &[u8] {
+        &self.table.body()[self.base().len()..]
+    }
+
+    /// Positions of a pass up to which it is used.
+    pub const fn positions_most(&self) -> usize {
+        self.positions_most
+    }
+}
+
+impl Model {
+    /// The name under which files made from this model are kept, which depends on its headers
+    /// alone, and the stamp of its files' present state on the disk (SPEC L2).
+    ///
+    /// # Errors
+    /// The operating system's, for files that have vanished.
+    pub fn identity(&self) -> io::Result<(String, [u8; 32])> {
+        super::repack::identify(self.blocks().mappings(), &self.header_bytes)
+    }
+
+    /// The SHA-256 of its files' bytes, one after another, and their length.
+    pub fn source(&self) -> ([u8; 32], u64) {
+        let mut digest = Sha256::new();
+        let mut length = 0;
+        for part in self.blocks().mappings().iter().take(self.header_bytes.len()) {
+            digest.update(part.bytes());
+            length += part.bytes().len() as u64;
+        }
+        (digest.finalize().into(), length)
+    }
+
+    /// The shape of its output matrix.
+    pub fn head_shape(&self) -> SketchShape {
+        SketchShape { rows: self.weights().head.rows, cols: self.weights().head.cols }
+    }
+
+    /// How its output matrix is stored, and its bytes as they stand in the file.
+    pub fn head(&self) -> (DType, &[u8]) {
+        let head = &self.weights().head;
+        (head.dtype, head.matrix(self.blocks()).bytes())
+    }
+
+    /// What a manifest says of its output matrix.
+    pub fn head_matrix(&self) -> HeadMatrix {
+        let (SketchShape { rows, cols }, (dtype, bytes)) = (self.head_shape(), self.head());
+        HeadMatrix { dtype, rows, cols, sha256: hex(&Sha256::digest(bytes)) }
+    }
+
+    /// Has the executors that are made from now on screen their head by `plan`, which was opened
+    /// for this model. Whatever `plan` measured, `positions_most` says for what passes.
+    ///
+    /// # Errors
+    /// [`AdoptError`]; nothing has changed then.
+    pub fn adopt(&self, plan: Plan, positions_most: usize) -> Result<(), AdoptError> {
+        let (shape, dtype) = (self.head_shape(), self.head().0);
+        let of = &plan.manifest.head;
+        if (of.rows, of.cols, of.dtype) != (shape.rows, shape.cols, dtype) {
+            return Err(AdoptError::Head);
+        }
+        let table = plan.tables.into_iter().next();
+        let table = table.ok_or(AdoptError::Kind("no table"))?;
+        let screen = HeadScreen::new(dtype, shape, table, positions_most)?;
+        // A second plan changes nothing: what runs already stays as it is.
+        let _ = self.screen.set(Arc::new(screen));
+        Ok(())
+    }
+
+    /// The screen that it has adopted, if it has one.
+    pub fn head_screen(&self) -> Option<&Arc<HeadScreen>> {
+        self.screen.get()
+    }
+}

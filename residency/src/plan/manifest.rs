@@ -1,0 +1,163 @@
+//! A plan's manifest (SPEC D2).
+
+use aios_contract::DType;
+use serde::{Deserialize, Serialize};
+
+/// The version of the manifest's fields.
+pub const SCHEMA: u32 = 1;
+
+/// How much a plan may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// No bit of any result changes.
+    Exact,
+    /// At most 0.1 % of perplexity.
+    Conservative,
+    /// At most 0.5 % of perplexity.
+    Balanced,
+    /// More than that, as measured.
+    Aggressive,
+}
+
+/// What a plan was made from, for and on, what it holds, and what was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version of these fields.
+    pub schema: u32,
+    /// The model's files.
+    pub source: Source,
+    /// The output matrix.
+    pub head: HeadMatrix,
+    /// The machine.
+    pub hardware: Hardware,
+    /// What it may cost.
+    pub quality: Quality,
+    /// Bytes of last-level cache that it is made for; `None` if nobody said and the system does
+    /// not tell.
+    pub llc_bytes: Option<u64>,
+    /// Its tables.
+    pub tables: Vec<TableEntry>,
+    /// What was measured of the screened head.
+    pub screen: ScreenReport,
+}
+
+/// A model's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Their state on the disk, hexadecimal: a digest of headers, lengths and times.
+    pub stamp: String,
+    /// The SHA-256 of their bytes, one after another.
+    pub sha256: String,
+    /// Their length.
+    pub bytes: u64,
+}
+
+/// The output matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadMatrix {
+    /// How its elements are stored.
+    pub dtype: DType,
+    /// Its rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub cols: usize,
+    /// The SHA-256 of its bytes in the file.
+    pub sha256: String,
+}
+
+/// The machine that a plan's times were measured on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// The processor's name; `None` if the system does not tell.
+    pub cpu: Option<String>,
+    /// The instruction set that the kernels use.
+    pub isa: String,
+    /// Processors that the process may use.
+    pub processors: usize,
+    /// Bytes of the last-level cache; `None` if the system does not tell.
+    pub llc_bytes: Option<u64>,
+}
+
+/// A table of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableEntry {
+    /// What it holds.
+    pub kind: String,
+    /// Its file in the folder.
+    pub file: String,
+    /// The file's length.
+    pub bytes: u64,
+    /// The file's SHA-256.
+    pub sha256: String,
+}
+
+/// What was measured of the screened head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScreenReport {
+    /// Whether it saves time here: what `auto` goes by.
+    pub pays: bool,
+    /// Positions of a pass up to which it does; at least 1.
+    pub positions_most: usize,
+    /// Weight bytes that a decoded token reads without it, by group of roles.
+    pub bytes_per_token: Vec<(String, u64)>,
+    /// Bytes of the whole head.
+    pub head_bytes: u64,
+    /// Bytes of the sketch that are read for every position.
+    pub base_bytes: u64,
+    /// Bytes that refine the bounds of rows, of which a position reads some.
+    pub refined_bytes: u64,
+    /// Positions and tokens whose hidden states fitted the directions.
+    pub fitted_positions: usize,
+    /// The part of ‖x̂‖² that the directions hold, on other positions than those that fitted them.
+    pub along: f64,
+    /// Greedy decoding.
+    pub greedy: Screened,
+    /// The 40 best.
+    pub top_40: Screened,
+    /// Medians of a token's time, and of passes of several positions.
+    pub times: Vec<Times>,
+}
+
+/// What screening came to for a number of best rows, on positions that fitted nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Screened {
+    /// Best rows that were asked for.
+    pub best: usize,
+    /// Positions.
+    pub positions: u64,
+    /// Of these, positions at which the head was read whole.
+    pub whole: u64,
+    /// Rows whose bounds were refined.
+    pub refined: u64,
+    /// Rows that were computed where the head was not read whole.
+    pub rows: u64,
+    /// Head bytes of a position, sketch and rows, over those of the whole head.
+    pub fraction: f64,
+}
+
+/// Medians of passes over the same tokens, alternating.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Times {
+    /// Positions of a pass.
+    pub positions: usize,
+    /// Milliseconds with the head read whole.
+    pub whole_ms: f64,
+    /// Milliseconds with the screen.
+    pub screened_ms: f64,
+    /// Passes of each kind.
+    pub samples: usize,
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,155 @@
+//! A plan that was written is read; every damage to one is noticed.
+
+use super::*;
+use aios_contract::DType;
+
+const STAMP: [u8; 32] = [7; 32];
+
+fn hardware() -> Hardware {
+    let cpu = Some("Some processor".to_owned());
+    Hardware { cpu, isa: "avx2".to_owned(), processors: 2, llc_bytes: Some(1 << 25) }
+}
+
+fn write(folder: &Path, seed: u8) -> Manifest {
+    let mut writer = TableWriter::create(folder, TableKind::HeadSketch, 5000).expect("created");
+    for byte in 0..5000_u32 {
+        writer.write(&[byte as u8 ^ seed]).expect("written");
+    }
+    let mut numbers = [0; NUMBERS];
+    numbers[3] = 77;
+    let table = writer.finish(&numbers).expect("finished");
+    let screened =
+        Screened { best: 1, positions: 4, whole: 1, refined: 40, rows: 30, fraction: 0.45 };
+    let manifest = Manifest {
+        schema: SCHEMA,
+        source: Source { stamp: hex(&STAMP), sha256: "ab".to_owned(), bytes: 9 },
+        head: HeadMatrix { dtype: DType::Q8_0, rows: 10, cols: 64, sha256: "cd".to_owned() },
+        hardware: hardware(),
+        quality: Quality::Exact,
+        llc_bytes: None,
+        tables: vec![table],
+        screen: ScreenReport {
+            pays: true,
+            positions_most: 2,
+            bytes_per_token: vec![("head".to_owned(), 680)],
+            head_bytes: 680,
+            base_bytes: 300,
+            refined_bytes: 200,
+            fitted_positions: 99,
+            along: 0.75,
+            greedy: screened,
+            top_40: Screened { best: 40, ..screened },
+            times: vec![Times { positions: 1, whole_ms: 2.0, screened_ms: 1.5, samples: 9 }],
+        },
+    };
+    write_manifest(folder, &manifest).expect("written");
+    manifest
+}
+
+#[test]
+fn what_was_written_is_read_and_nothing_else_is_left() {
+    let outer = tempfile::tempdir().expect("a folder");
+    let folder = outer.path().join("deeper");
+    assert!(matches!(read_manifest(&folder), Err(PlanError::Missing { .. })));
+    for seed in [1, 2, 2] {
+        let manifest = write(&folder, seed);
+        let plan = Plan::open(&folder, &STAMP, &hardware()).expect("sound");
+        assert_eq!(plan.manifest, manifest);
+        assert_eq!((plan.tables[0].numbers()[3], plan.tables[0].body().len()), (77, 5000));
+        assert!(plan.tables[0].body().iter().zip(0..).all(|(b, i): (_, u32)| *b == i as u8 ^ seed));
+        assert_eq!(fs::read_dir(&folder).expect("read").count(), 2);
+    }
+}
+
+#[test]
+fn another_model_and_another_machine_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), 3);
+    let other = Plan::open(folder.path(), &[8; 32], &hardware()).expect_err("another model");
+    assert!(other.to_string().contains("model's files"), "{other}");
+    let machine = Hardware { processors: 3, ..hardware() };
+    let other = Plan::open(folder.path(), &STAMP, &machine).expect_err("another machine");
+    assert!(other.to_string().contains("3 processors"), "{other}");
+}
+
+#[test]
+fn every_damage_to_a_table_is_noticed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifest = write(folder.path(), 4);
+    let path = folder.path().join(&manifest.tables[0].file);
+    let sound = fs::read(&path).expect("read");
+    let refused = || Plan::open(folder.path(), &STAMP, &hardware()).is_err();
+    assert!(!refused());
+    for at in (0..200).chain((200..sound.len()).step_by(61)).chain([sound.len() - 1]) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        assert!(refused(), "byte {at}");
+    }
+    for len in [0, 1, 23, 151, 4095, 4096, sound.len() - 1] {
+        fs::write(&path, &sound[..len]).expect("written");
+        assert!(refused(), "length {len}");
+    }
+    fs::write(&path, [&sound[..], &[0]].concat()).expect("written");
+    assert!(refused());
+    fs::remove_file(&path).expect("removed");
+    assert!(refused());
+    fs::create_dir(&path).expect("created");
+    assert!(refused());
+}
+
+#[test]
+fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), 5);
+    let path = folder.path().join(MANIFEST);
+    let sound = fs::read_to_string(&path).expect("read");
+    let say = |text: &[u8]| {
+        fs::write(&path, text).expect("written");
+        match Plan::open(folder.path(), &STAMP, &hardware()) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let changed = |from: &str, to: &str| {
+        assert!(sound.contains(from), "{from}");
+        sound.replace(from, to).into_bytes()
+    };
+    for (text, wanted) in [
+        (b"".to_vec(), "EOF"),
+        (vec![0xff; 10], "line 1"),
+        (b"[]".to_vec(), "invalid"),
+        (b"{}".to_vec(), "schema"),
+        (vec![b' '; (1 << 20) + 1], "more than"),
+        (vec![b'['; 100_000], "recursion"),
+        (changed("\"schema\": 1", "\"schema\": 2"), "schema 2 is not 1"),
+        (changed("\"schema\": 1", "\"schema\": 1, \"more\": 0"), "more"),
+        (changed("\"exact\"", "\"lossless\""), "lossless"),
+        (changed("\"rows\": 10", "\"rows\": -10"), "-10"),
+        (changed("head_sketch\"", "foot_sketch\""), "kind"),
+        (changed("\"file\": \"", "\"file\": \"../"), "name"),
+        (changed("\"file\": \"", "\"file\": \"/"), "name"),
+        (changed("\"bytes\": 9096", "\"bytes\": 18446744073709551615"), "length"),
+    ] {
+        let said = say(&text);
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    for len in (0..sound.len() - 2).step_by(17) {
+        assert_ne!(say(&sound.as_bytes()[..len]), "accepted");
+    }
+    assert_eq!(say(sound.as_bytes()), "accepted");
+}
+
+#[test]
+fn a_writer_that_gives_up_leaves_nothing_and_a_full_disk_shows_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let writer = TableWriter::create(folder.path(), TableKind::HeadSketch, 10).expect("created");
+    let second = TableWriter::create(folder.path(), TableKind::HeadSketch, 10);
+    assert!(matches!(second, Err(PlanError::Write { .. })));
+    drop(writer);
+    let full = TableWriter::create(folder.path(), TableKind::HeadSketch, 1 << 60);
+    assert!(matches!(full, Err(PlanError::Write { .. })));
+    assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 0);
+    let nowhere = TableWriter::create(Path::new("/proc/none"), TableKind::HeadSketch, 1);
+    assert!(matches!(nowhere, Err(PlanError::Write { .. })));
+}

@@ -1,0 +1,162 @@
+//! A plan as a person reads it: what a token reads before and after, what lives where, and what was
+//! measured.
+
+use aios_residency::plan::{Manifest, Quality, Screened};
+use std::fmt::Write;
+
+const HEAD: &str = "head";
+
+/// Bytes of a token by group, without the plan and with it.
+fn rows(manifest: &Manifest) -> Vec<(&str, f64, f64)> {
+    let screen = &manifest.screen;
+    let fraction = if screen.pays { screen.greedy.fraction } else { 1.0 };
+    let of = |(group, bytes): &'_ (String, u64)| {
+        let factor = if group == HEAD { fraction } else { 1.0 };
+        (*bytes as f64, *bytes as f64 * factor)
+    };
+    let all = screen.bytes_per_token.iter().filter(|(_, bytes)| *bytes > 0);
+    all.map(|entry| (entry.0.as_str(), of(entry).0, of(entry).1)).collect()
+}
+
+/// Where a group's bytes lie.
+fn place(manifest: &Manifest, group: &str) -> &'static str {
+    match group {
+        "embedding" => "model file, the token's row",
+        HEAD if manifest.screen.pays => "plan (sketch) and model file (rows that may be best)",
+        _ => "panels, or the model file without them",
+    }
+}
+
+/// The plan as Markdown.
+pub fn markdown(manifest: &Manifest) -> String {
+    let screen = &manifest.screen;
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out += &text;
+        out.push('\n');
+    };
+    line(format!(
+        "Quality {}: nothing in this plan changes a bit of any result. Weights of a token decoded \
+         greedily, counted:\n",
+        quality(manifest.quality)
+    ));
+    line("| group | MB, whole | MB, with the plan | where |".to_owned());
+    line("|---|---:|---:|---|".to_owned());
+    let groups = rows(manifest);
+    let (mut before, mut after) = (0.0, 0.0);
+    for (group, whole, planned) in &groups {
+        (before, after) = (before + whole, after + planned);
+        let (whole, planned) = (whole / 1e6, planned / 1e6);
+        line(format!("| {group} | {whole:.2} | {planned:.2} | {} |", place(manifest, group)));
+    }
+    let saved = 100.0 * (1.0 - after / f64::max(before, 1.0));
+    let (before, after) = (before / 1e6, after / 1e6);
+    line(format!("| **all** | {before:.2} | {after:.2} | {saved:.1} % fewer |\n"));
+    let [head, base, refined] = [screen.head_bytes, screen.base_bytes, screen.refined_bytes]
+        .map(|bytes| bytes as f64 / 1e6);
+    line(format!(
+        "Head: {head:.2} MB whole; its sketch has {base:.2} MB that every position reads ({:.3} of \
+         the head) and {refined:.2} MB of which it reads some. 32 directions hold \
+         {:.0} % of the hidden states' squared norm, fitted on {} positions.\n",
+        base / head,
+        100.0 * screen.along,
+        screen.fitted_positions
+    ));
+    line("| wanted | head read | rows refined | rows computed | read whole after all |".to_owned());
+    line("|---|---:|---:|---:|---:|".to_owned());
+    for (name, screened) in [("best (greedy)", &screen.greedy), ("40 best", &screen.top_40)] {
+        line(screened_row(name, screened, manifest.head.rows));
+    }
+    line("\n| positions of a pass | ms, whole head | ms, screened | ratio | passes |".to_owned());
+    line("|---:|---:|---:|---:|---:|".to_owned());
+    for times in &screen.times {
+        let (whole, screened) = (times.whole_ms, times.screened_ms);
+        line(format!(
+            "| {} | {whole:.3} | {screened:.3} | {:.3} | {} |",
+            times.positions,
+            screened / whole,
+            times.samples
+        ));
+    }
+    line(format!("\n{}", verdict(manifest)));
+    out
+}
+
+const fn quality(quality: Quality) -> &'static str {
+    match quality {
+        Quality::Exact => "exact",
+        Quality::Conservative => "conservative",
+        Quality::Balanced => "balanced",
+        Quality::Aggressive => "aggressive",
+    }
+}
+
+fn screened_row(name: &str, screened: &Screened, rows: usize) -> String {
+    let part =
+        |count: u64, positions: u64| 100.0 * count as f64 / (positions.max(1) as f64 * rows as f64);
+    format!(
+        "| {name} | {:.3} | {:.1} % | {:.2} % | {} of {} |",
+        screened.fraction,
+        part(screened.refined, screened.positions),
+        part(screened.rows, screened.positions - screened.whole),
+        screened.whole,
+        screened.positions
+    )
+}
+
+/// What the plan comes to, in a sentence.
+fn verdict(manifest: &Manifest) -> String {
+    let screen = &manifest.screen;
+    match (screen.pays, screen.positions_most) {
+        (false, _) => "Verdict: the screen saves bytes and no time here, so it stays off \
+                       (--screen on uses it all the same)."
+            .to_owned(),
+        (true, 1) => "Verdict: the screen is used for passes of one position.".to_owned(),
+        (true, most) => {
+            format!("Verdict: the screen is used for passes of up to {most} positions.")
+        }
+    }
+}
+
+/// Two bars: a token's bytes by group, without the plan and with it.
+pub fn svg(manifest: &Manifest) -> String {
+    const COLOURS: [&str; 5] = ["#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00"];
+    let groups = rows(manifest);
+    let largest = groups.iter().map(|group| group.1).sum::<f64>().max(1.0);
+    let mut out = String::from(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"190\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"760\" height=\"190\" fill=\"white\"/>\n\
+         <text x=\"20\" y=\"24\">MB of weights for a token decoded greedily (counted)</text>\n",
+    );
+    for (bar, (name, planned)) in [("whole", false), ("planned", true)].into_iter().enumerate() {
+        let y = 44 + 50 * bar;
+        let mut x = 90.0;
+        let mut sum = 0.0;
+        let _ = writeln!(out, "<text x=\"20\" y=\"{}\">{name}</text>", y + 22);
+        for ((_, whole, less), colour) in groups.iter().zip(COLOURS.iter().cycle()) {
+            let bytes = if planned { *less } else { *whole };
+            let width = 560.0 * bytes / largest;
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"34\" \
+                 fill=\"{colour}\"/>"
+            );
+            x += width;
+            sum += bytes;
+        }
+        let _ =
+            writeln!(out, "<text x=\"{:.1}\" y=\"{}\">{:.1}</text>", x + 8.0, y + 22, sum / 1e6);
+    }
+    for (i, ((group, ..), colour)) in groups.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        let x = 90 + 120 * i;
+        let _ = writeln!(
+            out,
+            "<rect x=\"{x}\" y=\"152\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\
+             <text x=\"{}\" y=\"163\">{group}</text>",
+            x + 18
+        );
+    }
+    out += "</svg>\n";
+    out
+}

@@ -70,27 +70,28 @@ fn weights(len: usize) -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).take(len).collect()
 }
 
-/// Rows of activations and their quants.
+/// Rows of activations and their quants, in the order that one instruction set reads.
 struct Activations {
+    isa: Isa,
     x: Vec<f32>,
     quants: [QuantRows; 2],
 }
 
 impl Activations {
-    fn new(pool: &Pool, n: usize) -> Self {
+    fn new(isa: Isa, pool: &Pool, n: usize) -> Self {
         let x: Vec<f32> = (0..n * COLS).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect();
         let quants = [ScaleBlock::B32, ScaleBlock::B256].map(|block| {
             let mut rows = QuantRows::with_capacity(block, n, COLS);
-            rows.quantize(Isa::detect(), pool, &x, COLS);
+            rows.quantize(isa, pool, &x, COLS);
             rows
         });
-        Self { x, quants }
+        Self { isa, x, quants }
     }
 
-    fn product(&self, isa: Isa, pool: &Pool, weights: Matrix<'_>, out: &mut [f32]) {
+    fn product(&self, pool: &Pool, weights: Matrix<'_>, out: &mut [f32]) {
         let [q32, q256] = self.quants.each_ref().map(Some);
         let input = Input { x: &self.x, len: COLS, q32, q256, exact: false };
-        matmul(isa, pool, input, &mut [Product { weights, bias: None, out }], &[]);
+        matmul(self.isa, pool, input, &mut [Product { weights, bias: None, out }], &[]);
     }
 }
 
@@ -110,21 +111,21 @@ fn products(c: &mut Criterion, table: &mut Table) {
         let plain = Matrix::new(dtype, COMPARED_ROWS, COLS, first).expect("whole rows");
         let least = Least::default();
         for n in 1..=PASS_MAX {
-            let activations = Activations::new(&pool, n);
+            let activations = Activations::new(Isa::detect(), &pool, n);
             let mut out = vec![0.0; n * rows];
-            activations.product(Isa::detect(), &pool, packed, &mut out);
+            activations.product(&pool, packed, &mut out);
             let mut expected = vec![0.0; n * COMPARED_ROWS];
-            activations.product(Isa::SCALAR, &pool, plain, &mut expected);
+            Activations::new(Isa::SCALAR, &pool, n).product(&pool, plain, &mut expected);
             for (out, expected) in out.chunks(rows).zip(expected.chunks(COMPARED_ROWS)) {
                 assert!(out.starts_with(expected), "{dtype}: wrong result");
             }
             time(c, &format!("verify {dtype}"), n, &least, &mut || {
-                activations.product(Isa::detect(), &pool, packed, &mut out);
+                activations.product(&pool, packed, &mut out);
             });
         }
-        let prompt = Activations::new(&pool, PROMPT);
+        let prompt = Activations::new(Isa::detect(), &pool, PROMPT);
         let mut out = vec![0.0; PROMPT * rows];
-        let mut read = || prompt.product(Isa::detect(), &pool, packed, &mut out);
+        let mut read = || prompt.product(&pool, packed, &mut out);
         time(c, &format!("verify {dtype}"), PROMPT, &least, &mut read);
         table.add(&dtype.to_string(), &least.into_inner());
     }

@@ -93,6 +93,17 @@ impl PassCurve {
         for (i, share) in self.shares(tokens.min(longest)) {
             self.points[i].1 *= 1.0 + OWN * share * off;
         }
+        self.level();
+    }
+
+    /// A pass over fewer tokens cannot cost more; where it seems so, it was disturbed. Without this
+    /// a length that was timed too long would never be tried, and never be found to be shorter.
+    fn level(&mut self) {
+        let mut least = f64::INFINITY;
+        for (_, ms) in self.points.iter_mut().rev() {
+            *ms = ms.min(least);
+            least = *ms;
+        }
     }
 }
 
@@ -234,12 +245,9 @@ impl Timings {
 
     fn curve(&self) -> PassCurve {
         let shallow = self.list.iter().filter(|timing| timing.depth == 0);
-        let mut points: Vec<_> = shallow.map(|timing| (timing.tokens, timing.least_ms)).collect();
-        // A pass over more tokens cannot cost less; where it seems so, it was disturbed.
-        for i in 1..points.len() {
-            points[i].1 = points[i].1.max(points[i - 1].1);
-        }
-        let curve = PassCurve { points, position_ms: 0.0, position_token_ms: 0.0 };
+        let points: Vec<_> = shallow.map(|timing| (timing.tokens, timing.least_ms)).collect();
+        let mut curve = PassCurve { points, position_ms: 0.0, position_token_ms: 0.0 };
+        curve.level();
         let deep: Vec<&Timing> = self.list.iter().filter(|timing| timing.depth > 0).collect();
         let [few, many] = deep[..] else { return curve };
         let more = |deep: &Timing| {
@@ -337,6 +345,19 @@ mod tests {
         }
         let factor = known.at(16, 0) / known.at(1, 0);
         assert!(known.at(1, 0) > 19.0 && (3.0..4.0).contains(&factor), "{known:?}");
+    }
+
+    #[test]
+    fn a_length_that_was_timed_too_long_is_tried_again() {
+        let points = vec![(1, 10.0), (2, 11.0), (3, 30.0), (8, 25.0)];
+        let mut known = PassCurve::new(points).expect("a curve");
+        known.level();
+        assert!((known.at(3, 0) - 25.0).abs() < 1e-9 && (known.at(2, 0) - 11.0).abs() < 1e-9);
+        for _ in 0..200 {
+            known.learn(8, 0, 16.0);
+            known.learn(1, 0, 10.0);
+        }
+        assert!(known.at(3, 0) < 16.5, "{known:?}");
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Report {
         let mut text = format!(
             "{} drafts for {}; the share of guesses that are taken.\n\n\
              | temperature | tokens to choose among | class | positions | taken | expected \
-             | speculative sampling | taken / speculative | both greedy |\n\
+             | speculative sampling | expected / speculative | both greedy |\n\
              |---|---|---|---:|---:|---:|---:|---:|---:|\n",
             self.draft, self.model,
         );

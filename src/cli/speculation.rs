@@ -68,7 +68,7 @@ impl SpecMode {
 
 impl SpecArgs {
     /// Lets `session` draft as the arguments say. What it learns of costs is for the caller to
-    /// [keep](KnownCosts::keep) in the end.
+    /// keep in the end, by `KnownCosts::keep`.
     ///
     /// # Errors
     /// Arguments that make no sense together, and a corpus or a draft model that cannot be used.

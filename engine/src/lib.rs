@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 mod arch;
+mod blocks;
 mod cache;
 mod error;
 mod forward;
@@ -22,6 +23,7 @@ pub mod template;
 pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
+pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
 pub use error::EngineError;
 pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
 pub use meter::{Inner, Observer};

@@ -8,8 +8,8 @@ use crate::model::{Model, Tensor};
 use aios_contract::ModelConfig;
 use aios_kernels::{AttentionScratch, Input, Isa, Matrix, Pool, Product, matmul};
 use aios_residency::{
-    BUFFER_BYTES, BlockTable, DiskError, Ladder, Reserved, ResidencyStats, Resident, ResidentError,
-    Runs, Step, available_bytes,
+    BUFFER_BYTES, BlockTable, DiskError, Ladder, PointerTable, Reserved, ResidencyStats, Resident,
+    ResidentError, Runs, Step, available_bytes,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -176,6 +176,11 @@ impl Memory {
     /// Whether any byte of the files may be read where it is mapped.
     pub(crate) const fn is_mapped(&self) -> bool {
         self.resident.is_mapped()
+    }
+
+    /// The pointer table of the weights.
+    pub(crate) fn pointers(&self, blocks: &BlockTable, llc_bytes: Option<u64>) -> PointerTable {
+        self.resident.pointers(blocks, llc_bytes)
     }
 
     /// A file that weights are streamed from, if any are.

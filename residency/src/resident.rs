@@ -5,6 +5,7 @@
 //! memory or in a buffer that the disk has filled.
 
 mod build;
+mod pointers;
 
 use crate::disk::{DiskError, DiskFile};
 use crate::ladder::{Ladder, Step};

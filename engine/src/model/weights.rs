@@ -47,6 +47,11 @@ impl Tensor {
         self.panels.filter(|_| !exact && self.first.is_multiple_of(PANEL_ROWS))
     }
 
+    /// Whether products read these rows in panels.
+    pub(crate) fn is_packed(&self, exact: bool) -> bool {
+        self.packed(exact).is_some()
+    }
+
     /// Where the rows that are meant lie, as products read them fastest.
     pub(crate) fn run(&self, exact: bool) -> Run {
         let row = self.row_bytes();

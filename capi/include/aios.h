@@ -65,6 +65,14 @@
 // Follow the model's plan; it is an error if there is none that can be followed.
 #define AIOS_PLAN_ON 2
 
+// A file is mapped once, however often it is opened. This is always so.
+#define AIOS_SHARE_FILES 0
+
+// Beside that, matrices that another context made so has already are read from there: of copies
+// and of fine-tunes of one model there is one copy in memory. To find them each file is read
+// whole once; digests of its matrices are kept in the user's cache folder.
+#define AIOS_SHARE_MATRICES 1
+
 // Weights are read as they stand in the file.
 #define AIOS_WEIGHTS_STORED 0
 
@@ -130,8 +138,8 @@ typedef struct aios_options {
   uint32_t plan;
   // One of `AIOS_WEIGHTS_`.
   uint32_t weights;
-  // 0.
-  uint32_t reserved;
+  // One of `AIOS_SHARE_`.
+  uint32_t share;
   // Bytes of memory for weights, cache and activations; what exceeds them is read from disk in
   // every pass. 0 lets the system decide what stays in memory.
   uint64_t ram_bytes;
@@ -185,6 +193,8 @@ typedef struct aios_telemetry {
   uint64_t bytes_hot;
   // See `bytes_hot`.
   uint64_t bytes_streamed;
+  // Deltas that were added to products of canonical matrices.
+  uint64_t deltas_applied;
   // Rows of the head that passes did not have to read.
   uint64_t rows_skipped;
   // Streamed blocks that were there before they were asked for.
@@ -199,6 +209,8 @@ typedef struct aios_telemetry {
   uint64_t warm_bytes;
   // See `hot_bytes`.
   uint64_t stream_bytes;
+  // Weights that are read from another context's memory, in bytes.
+  uint64_t shared_bytes;
   // The budget of memory, in bytes; 0 without one.
   uint64_t budget_bytes;
   // `bytes_hot` over `bytes_resolved`; NaN if nothing was resolved.
@@ -207,7 +219,8 @@ typedef struct aios_telemetry {
   double disk_wait_ms;
   // The instruction set.
   char isa[64];
-  // What is on, by names with commas between them: `plan`, `screen`, `repacked`, `budget`.
+  // What is on, by names with commas between them: `plan`, `screen`, `repacked`,
+  // `budget`, `shared`.
   char on[64];
   // The steps of the ladder by name, with commas between them.
   char ladder[256];

@@ -8,25 +8,40 @@ use crate::status::{
 use crate::types::{
     AIOS_BLOCK_ALIASED, AIOS_BLOCK_CANONICAL, AIOS_BLOCK_HOT, AIOS_BLOCK_SPARSE, AIOS_BLOCK_STREAM,
     AIOS_BLOCK_WARM, AIOS_PLAN_AUTO, AIOS_PLAN_OFF, AIOS_PLAN_ON, AIOS_ROW_ALWAYS,
-    AIOS_ROW_BY_TOKEN, AIOS_WEIGHTS_REPACKED, AIOS_WEIGHTS_STORED, Block, Hardware, Options,
-    Telemetry, text, zeroed,
+    AIOS_ROW_BY_TOKEN, AIOS_SHARE_FILES, AIOS_SHARE_MATRICES, AIOS_WEIGHTS_REPACKED,
+    AIOS_WEIGHTS_STORED, Block, Hardware, Options, Telemetry, text, zeroed,
 };
 use aios_contract::TensorName;
 use aios_engine::tokenizer::{ParseSpecial, RenderSpecial, Tokenizer};
 use aios_engine::{
-    EngineError, Executor, ExecutorOptions, Model, RowActivity, Scores, Want, WeightBlocks, argmax,
+    EngineError, Executor, ExecutorOptions, Model, RowActivity, Scores, Shared, Want, WeightBlocks,
+    argmax,
 };
 use aios_kernels::Isa;
 use aios_residency::plan::Plan;
-use aios_residency::{BlockFlags, Phase, ResidencyStats, Step, available_bytes};
+use aios_residency::{BlockFlags, BlockStore, Phase, ResidencyStats, Step, available_bytes};
 use aios_system::cli::{hardware as plan_hardware, panel_folder, plan_folder};
 use aios_system::doctor::Report;
+use aios_system::models::cache_folder;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Positions of a context where nobody says.
 const POSITIONS_MOST: usize = 4096;
+
+/// Matrices of the contexts that share them.
+static MATRICES: Mutex<Weak<BlockStore>> = Mutex::new(Weak::new());
+
+/// Their store, which lives as long as one of these contexts.
+fn matrices() -> Arc<BlockStore> {
+    let mut store = MATRICES.lock().unwrap_or_else(PoisonError::into_inner);
+    store.upgrade().unwrap_or_else(|| {
+        let new = Arc::new(BlockStore::new());
+        *store = Arc::downgrade(&new);
+        new
+    })
+}
 
 /// A model that is loaded, and a sequence of tokens.
 #[derive(Debug)]
@@ -34,6 +49,10 @@ pub(crate) struct Context {
     model: Arc<Model>,
     blocks: WeightBlocks,
     on: Vec<&'static str>,
+    /// Bytes of weights that are another context's.
+    shared_bytes: u64,
+    /// Where these are found, which is kept for contexts to come.
+    _store: Option<Arc<BlockStore>>,
     /// One thread computes at a time; blocks are looked at beside it.
     executor: Mutex<Executor>,
 }
@@ -52,15 +71,26 @@ impl Context {
         if ![AIOS_PLAN_AUTO, AIOS_PLAN_OFF, AIOS_PLAN_ON].contains(&options.plan) {
             return bad("plan", options.plan);
         }
-        if options.reserved != 0 {
-            return bad("reserved", options.reserved);
-        }
-        let mut on = Vec::new();
-        let model = match options.weights {
-            AIOS_WEIGHTS_STORED => Model::load(path).map_err(load)?,
-            AIOS_WEIGHTS_REPACKED => repacked(path)?,
+        let panels = match options.weights {
+            AIOS_WEIGHTS_STORED => None,
+            AIOS_WEIGHTS_REPACKED => panel_folder(),
             other => return bad("weights", other),
         };
+        let mut on = Vec::new();
+        let mut store = None;
+        let (model, shared) = match options.share {
+            AIOS_SHARE_FILES => (plain(path, panels.as_deref())?, Shared::default()),
+            AIOS_SHARE_MATRICES => {
+                let matrices = store.insert(matrices());
+                let digests = cache_folder().map(|folder| folder.join("digests"));
+                Model::load_shared(path, panels.as_deref(), matrices, digests.as_deref())
+                    .map_err(load)?
+            }
+            other => return bad("share", other),
+        };
+        if shared.matrices > 0 {
+            on.push("shared");
+        }
         if model.is_repacked() {
             on.push("repacked");
         }
@@ -85,7 +115,9 @@ impl Context {
         }
         let blocks =
             executor.weight_blocks(Report::collect(Path::new("/")).last_level_cache_bytes());
-        Ok(Self { model, blocks, on, executor: Mutex::new(executor) })
+        let shared_bytes = shared.bytes;
+        let executor = Mutex::new(executor);
+        Ok(Self { model, blocks, on, shared_bytes, _store: store, executor })
     }
 
     fn executor(&self) -> Result<MutexGuard<'_, Executor>, Failure> {
@@ -162,6 +194,7 @@ impl Context {
             bytes_resolved: stats.bytes_resolved,
             bytes_hot: stats.bytes_hot,
             bytes_streamed: stats.bytes_streamed,
+            deltas_applied: stats.deltas_applied,
             rows_skipped: (screened * vocab).saturating_sub(screen.rows),
             prefetches: stats.prefetches,
             disk_bytes: stats.disk_bytes,
@@ -169,6 +202,7 @@ impl Context {
             hot_bytes: stats.hot_bytes,
             warm_bytes: stats.warm_bytes,
             stream_bytes: stats.stream_bytes,
+            shared_bytes: self.shared_bytes,
             budget_bytes: stats.budget_bytes.unwrap_or(0),
             hot_hit_ratio: stats.hot_hit_ratio.unwrap_or(f64::NAN),
             disk_wait_ms: stats.disk_wait_ms,
@@ -272,10 +306,11 @@ pub(crate) fn hardware() -> Hardware {
     }
 }
 
-/// The model at `path`, repacked; as it stands in its file where that cannot be.
-fn repacked(path: &Path) -> Result<Arc<Model>, Failure> {
-    let Some(folder) = panel_folder() else { return Model::load(path).map_err(load) };
-    let (model, _) = Model::load_repacked(path, &folder, &mut |_, _| true).map_err(load)?;
+/// The model at `path`, with panels from a folder, if there is one; as it stands in its file where
+/// these cannot be made.
+fn plain(path: &Path, panels: Option<&Path>) -> Result<Arc<Model>, Failure> {
+    let Some(folder) = panels else { return Model::load(path).map_err(load) };
+    let (model, _) = Model::load_repacked(path, folder, &mut |_, _| true).map_err(load)?;
     Ok(model)
 }
 

@@ -11,6 +11,13 @@ pub const AIOS_PLAN_OFF: u32 = 1;
 /// Follow the model's plan; it is an error if there is none that can be followed.
 pub const AIOS_PLAN_ON: u32 = 2;
 
+/// A file is mapped once, however often it is opened. This is always so.
+pub const AIOS_SHARE_FILES: u32 = 0;
+/// Beside that, matrices that another context made so has already are read from there: of copies
+/// and of fine-tunes of one model there is one copy in memory. To find them each file is read
+/// whole once; digests of its matrices are kept in the user's cache folder.
+pub const AIOS_SHARE_MATRICES: u32 = 1;
+
 /// Weights are read as they stand in the file.
 pub const AIOS_WEIGHTS_STORED: u32 = 0;
 /// Weights are read from a file of repacked ones in the user's cache folder, which is made on the
@@ -49,8 +56,8 @@ pub struct Options {
     pub plan: u32,
     /// One of `AIOS_WEIGHTS_`.
     pub weights: u32,
-    /// 0.
-    pub reserved: u32,
+    /// One of `AIOS_SHARE_`.
+    pub share: u32,
     /// Bytes of memory for weights, cache and activations; what exceeds them is read from disk in
     /// every pass. 0 lets the system decide what stays in memory.
     pub ram_bytes: u64,
@@ -126,6 +133,8 @@ pub struct Telemetry {
     pub bytes_hot: u64,
     /// See `bytes_hot`.
     pub bytes_streamed: u64,
+    /// Deltas that were added to products of canonical matrices.
+    pub deltas_applied: u64,
     /// Rows of the head that passes did not have to read.
     pub rows_skipped: u64,
     /// Streamed blocks that were there before they were asked for.
@@ -140,6 +149,8 @@ pub struct Telemetry {
     pub warm_bytes: u64,
     /// See `hot_bytes`.
     pub stream_bytes: u64,
+    /// Weights that are read from another context's memory, in bytes.
+    pub shared_bytes: u64,
     /// The budget of memory, in bytes; 0 without one.
     pub budget_bytes: u64,
     /// `bytes_hot` over `bytes_resolved`; NaN if nothing was resolved.
@@ -148,7 +159,8 @@ pub struct Telemetry {
     pub disk_wait_ms: f64,
     /// The instruction set.
     pub isa: [c_char; 64],
-    /// What is on, by names with commas between them: `plan`, `screen`, `repacked`, `budget`.
+    /// What is on, by names with commas between them: `plan`, `screen`, `repacked`,
+    /// `budget`, `shared`.
     pub on: [c_char; 64],
     /// The steps of the ladder by name, with commas between them.
     pub ladder: [c_char; 256],
@@ -200,7 +212,7 @@ unsafe impl Sized32 for Block {
 // SAFETY: as above.
 unsafe impl Sized32 for Telemetry {
     const NAME: &'static str = "aios_telemetry";
-    const FIRST: u32 = 520;
+    const FIRST: u32 = 536;
 
     fn size_mut(&mut self) -> &mut u32 {
         &mut self.size

@@ -111,11 +111,18 @@ fn a_program_uses_all_of_it_from_two_threads_and_nothing_leaks() {
     }
     let link = dynamic();
     let link: Vec<&str> = link.iter().map(String::as_str).collect();
-    let (_folder, program) = compiled("exercise", &here("tests/c/exercise.c"), &link);
-    let plain = run(Command::new(&program).arg(model()).arg(RAM)).stdout;
+    let (folder, program) = compiled("exercise", &here("tests/c/exercise.c"), &link);
+    let copy = folder.path().join("copy.gguf");
+    fs::copy(model(), &copy).expect("copied");
+    // Digests go to a folder of the test's own.
+    let mut plain = Command::new(&program);
+    plain.arg(model()).arg(RAM).arg(&copy).env("AIOS_CACHE_DIR", folder.path());
+    let plain = run(&mut plain).stdout;
     assert_eq!(plain.split(|byte| *byte == b' ').count(), 9, "eight ids");
     if is_there("valgrind") {
-        let checked = run(valgrind(&program).arg(RAM)).stdout;
+        let mut checked = valgrind(&program);
+        checked.arg(RAM).arg(&copy).env("AIOS_CACHE_DIR", folder.path());
+        let checked = run(&mut checked).stdout;
         assert_eq!(checked, plain, "the same ids on a processor without AVX-512");
         // The checker finds what it is here for.
         let (_folder, leaky) = compiled("leak", &here("tests/c/leak.c"), &link);

@@ -28,8 +28,8 @@ pub use error::EngineError;
 pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
 pub use meter::{Inner, Observer};
 pub use model::{
-    AdoptError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile, TensorError,
-    repacked_files,
+    AdoptError, AliasError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile,
+    Shared, TensorError, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -204,6 +204,11 @@ impl Memory {
         self.resident.count(tensor.number);
     }
 
+    /// Counts that a delta was applied.
+    pub(crate) fn count_delta(&mut self) {
+        self.resident.count_delta();
+    }
+
     /// The weights of a product, if they lie whole in memory.
     pub(crate) fn whole<'a>(
         &'a self,

@@ -18,6 +18,7 @@ mod pointers;
 mod resident;
 mod ring;
 mod speed;
+mod store;
 mod table;
 mod telemetry;
 mod tiers;
@@ -33,6 +34,7 @@ pub use panels::{Origin, PanelError, PanelWriter, Panels, open_panels, panel_ori
 pub use pointers::{BLOCK_BYTES_LEAST, BLOCK_BYTES_MOST, BlockFlags, Pointer, PointerTable};
 pub use resident::{PartBytes, Resident, ResidentError, Run, Runs};
 pub use speed::{DiskSpeed, measure_disk};
+pub use store::BlockStore;
 pub use table::{Block, BlockId, BlockTable, RangeError};
 pub use telemetry::{Reserved, ResidencyStats};
 pub use tiers::{BUFFER_BYTES, Tier};

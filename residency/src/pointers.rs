@@ -21,9 +21,9 @@ const CACHE_SHARE: u64 = 2;
 pub struct BlockFlags(u32);
 
 impl BlockFlags {
-    /// Other blocks of this process, in this table or another, are the same bytes of memory.
+    /// Other blocks of this table are the same bytes of memory, and aliases of it.
     pub const CANONICAL: Self = Self(1);
-    /// It is the same bytes of memory as a block that came before it.
+    /// It is the same bytes of memory as a block that came before it, here or in another model.
     pub const ALIASED: Self = Self(2);
     /// A pass may leave out rows of it.
     pub const SPARSE: Self = Self(4);

@@ -1,6 +1,6 @@
 // Everything in aios.h, from two threads at once: what is right works, what is wrong is refused.
-// The test that runs this looks for leaks and invalid reads. Arguments: a model, and the bytes of
-// memory for a second context whose weights are read from disk.
+// The test that runs this looks for leaks and invalid reads. Arguments: a model, the bytes of
+// memory for a second context whose weights are read from disk, and a copy of the model.
 #include "aios.h"
 #include <math.h>
 #include <pthread.h>
@@ -84,7 +84,8 @@ static void follow(aios_context context, uint32_t *out, size_t wanted) {
     CHECK(telemetry.tokens == count + wanted - 1 && telemetry.passes == wanted);
     CHECK(telemetry.blocks_resolved > 0 && telemetry.bytes_resolved > 0);
     CHECK(telemetry.hot_hit_ratio >= 0 && telemetry.hot_hit_ratio <= 1);
-    CHECK(telemetry.rows_skipped == 0 && strlen(telemetry.isa) > 0);
+    CHECK(telemetry.rows_skipped == 0 && telemetry.deltas_applied == 0);
+    CHECK(strlen(telemetry.isa) > 0);
     size_t length = 0;
     char small[1], json[4096];
     CHECK(aios_telemetry_json(context, small, 1, &length) == AIOS_BUFFER_TOO_SMALL);
@@ -116,6 +117,13 @@ static void refuse(aios_context context) {
     options.size = sizeof options;
     options.plan = 7;
     CHECK(aios_init(model, &options, &made) == AIOS_BAD_ARGUMENT);
+    options.plan = AIOS_PLAN_OFF;
+    options.share = 7;
+    CHECK(aios_init(model, &options, &made) == AIOS_BAD_ARGUMENT);
+    options.share = AIOS_SHARE_FILES;
+    options.weights = 7;
+    CHECK(aios_init(model, &options, &made) == AIOS_BAD_ARGUMENT);
+    options.weights = AIOS_WEIGHTS_STORED;
     options.plan = AIOS_PLAN_ON;
     options.plan_folder = "no such folder";
     CHECK(aios_init(model, &options, &made) == AIOS_PLAN);
@@ -158,6 +166,32 @@ static void refuse(aios_context context) {
     CHECK(aios_is_end(context, UINT32_MAX, &number) == AIOS_OUT_OF_RANGE);
 }
 
+// A copy of the model at another path is read from where the model is.
+static void share(const char *copy, uint32_t *out) {
+    aios_options options = {.size = sizeof options, .positions = 32, .threads = 1};
+    options.plan = AIOS_PLAN_OFF;
+    options.share = AIOS_SHARE_MATRICES;
+    aios_context first = 0, second = 0;
+    CHECK(aios_init(model, &options, &first) == AIOS_OK);
+    CHECK(aios_init(copy, &options, &second) == AIOS_OK);
+    uint32_t count = 0;
+    CHECK(aios_block_count(first, &count) == AIOS_OK);
+    for (uint32_t number = 0; number < count; number++) {
+        aios_block here = {.size = sizeof here}, there = {.size = sizeof there};
+        CHECK(aios_resolve_block(first, number, &here) == AIOS_OK);
+        CHECK(aios_resolve_block(second, number, &there) == AIOS_OK);
+        CHECK(here.address == there.address && (there.flags & AIOS_BLOCK_ALIASED) != 0);
+    }
+    aios_telemetry telemetry = {.size = sizeof telemetry};
+    CHECK(aios_telemetry_read(first, &telemetry) == AIOS_OK && telemetry.shared_bytes == 0);
+    CHECK(aios_telemetry_read(second, &telemetry) == AIOS_OK);
+    CHECK(telemetry.shared_bytes >= telemetry.warm_bytes && strcmp(telemetry.on, "shared") == 0);
+    // The copy lives on without the model that was loaded first.
+    CHECK(aios_destroy(first) == AIOS_OK);
+    follow(second, out, 8);
+    CHECK(aios_destroy(second) == AIOS_OK);
+}
+
 static void *thread(void *result) {
     // Each thread has its last error to itself.
     CHECK(strlen(aios_last_error()) == 0);
@@ -177,7 +211,7 @@ static void *thread(void *result) {
 }
 
 int main(int argc, char **argv) {
-    CHECK(argc == 3);
+    CHECK(argc == 4);
     model = argv[1];
     CHECK(aios_abi_version() == AIOS_ABI_VERSION);
     CHECK(strcmp(aios_status_string(AIOS_OK), "done") == 0);
@@ -187,7 +221,7 @@ int main(int argc, char **argv) {
     CHECK(hardware.processors > 0 && strlen(hardware.isa) > 0);
     shared = open_with(32, 0);
     pthread_t threads[2];
-    uint32_t ids[3][8];
+    uint32_t ids[4][8];
     for (int i = 0; i < 2; i++)
         CHECK(pthread_create(&threads[i], NULL, thread, ids[i]) == 0);
     for (int i = 0; i < 2; i++)
@@ -196,7 +230,9 @@ int main(int argc, char **argv) {
     aios_context small = open_with(32, strtoull(argv[2], NULL, 10));
     CHECK(look_at_blocks(small) > 0);
     follow(small, ids[2], 8);
-    CHECK(memcmp(ids[0], ids[1], sizeof ids[0]) == 0 && memcmp(ids[0], ids[2], sizeof ids[0]) == 0);
+    share(argv[3], ids[3]);
+    for (int i = 1; i < 4; i++)
+        CHECK(memcmp(ids[0], ids[i], sizeof ids[0]) == 0);
     CHECK(aios_destroy(small) == AIOS_OK && aios_destroy(shared) == AIOS_OK);
     for (int i = 0; i < 8; i++)
         printf("%u ", ids[0][i]);

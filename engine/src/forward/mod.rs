@@ -17,7 +17,7 @@ use aios_kernels::{
     AttentionScratch, CacheType, Isa, Pool, add, dequantize, norm, norm_in_place, scale,
 };
 use aios_residency::{Ledger, Phase, PointerTable, ResidencyStats};
-use project::{Context, Quants};
+use project::{Context, Deltas, Quants};
 use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
@@ -163,6 +163,7 @@ impl Executor {
             exact: options.exact,
             quants: Quants::with_capacity(batch, longest_input(config)),
             inner: Quants::with_capacity(batch, config.ffn.len),
+            deltas: Deltas::new(batch),
             done: Vec::new(),
             memory,
         };

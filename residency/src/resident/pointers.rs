@@ -53,7 +53,10 @@ impl Resident {
 fn mapped(table: &BlockTable, run: &Run, granule: usize) -> PlacedRun {
     let bytes = &table.resolve(run.block)[run.range.clone()];
     let (of_run, address) = (0..bytes.len(), bytes.as_ptr().addr());
-    PlacedRun { granule, pieces: vec![Placed { of_run, address, flags: BlockFlags::WARM }] }
+    let moved = table.block(run.block).is_moved();
+    let aliased = if moved { BlockFlags::ALIASED } else { BlockFlags::default() };
+    let flags = BlockFlags::WARM.with(aliased);
+    PlacedRun { granule, pieces: vec![Placed { of_run, address, flags }] }
 }
 
 fn streamed(len: usize, start: usize) -> Placed {

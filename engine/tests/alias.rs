@@ -23,7 +23,12 @@ struct Made {
 
 fn micro(name: &str) -> (Metadata, Vec<Made>) {
     let path = format!("../testdata/models/micro-{name}-q4km.gguf");
-    let bytes = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("read");
+    parts(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+}
+
+/// What is in a file.
+fn parts(path: &Path) -> (Metadata, Vec<Made>) {
+    let bytes = fs::read(path).expect("read");
     let header = Gguf::parse(&bytes).expect("sound");
     let tensors = header.tensors.iter().map(|tensor| Made {
         name: tensor.name.clone(),
@@ -159,7 +164,10 @@ const QWEN2: [(&str, Kind); 2] =
 const PHI3: [(&str, Kind); 2] =
     [("attn_qkv", Kind::Factors(DType::Q8_0)), ("ffn_up", Kind::Dense(DType::F32))];
 
-fn cases() -> Vec<(tempfile::TempDir, PathBuf, &'static str, &'static [(&'static str, Kind)])> {
+/// A file of aliases: its folder, path, the micro model, and what became of its layer 1.
+type Case = (tempfile::TempDir, PathBuf, &'static str, &'static [(&'static str, Kind)]);
+
+fn cases() -> Vec<Case> {
     let of = |model, roles: &'static [_]| {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("aliased.gguf");
@@ -285,19 +293,7 @@ fn what_cannot_be_an_alias_is_refused_by_name() {
     };
     let error = |change: &dyn Fn(&mut Metadata, &mut Vec<Made>)| {
         aliased(&path, "llama", &[("ffn_up", Kind::Factors(DType::F32))]);
-        let bytes = fs::read(&path).expect("read");
-        let header = Gguf::parse(&bytes).expect("sound");
-        let mut metadata = header.metadata.clone();
-        let mut tensors: Vec<Made> = header
-            .tensors
-            .iter()
-            .map(|t| Made {
-                name: t.name.clone(),
-                shape: t.shape.clone(),
-                dtype: t.dtype,
-                data: t.data(&bytes).expect("within the file").to_vec(),
-            })
-            .collect();
+        let (mut metadata, mut tensors) = parts(&path);
         change(&mut metadata, &mut tensors);
         write(&path, &metadata, &tensors);
         match Model::load(&path) {

@@ -42,9 +42,10 @@ pub use args::{
 pub use chat::{ChatArgs, run as run_chat};
 pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroom};
 pub use models::model_file;
+pub use plan::{hardware, plan_folder};
 pub use progress::Terminal;
 pub use speculation::{SpecArgs, SpecMode};
-pub use weights::WeightArgs;
+pub use weights::{WeightArgs, panel_folder};
 
 use crate::interrupt::Interrupted;
 use crate::models::Error as ModelError;

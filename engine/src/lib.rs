@@ -23,7 +23,9 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use error::EngineError;
-pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
+pub use forward::{
+    Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
+};
 pub use meter::{Inner, Observer};
 pub use model::{
     AdoptError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile, TensorError,

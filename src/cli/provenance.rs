@@ -177,8 +177,8 @@ fn one(out: &mut dyn Write, args: &ShowArgs, record: &Record, sha256: &str) -> i
     }
 }
 
-const HEADING: &str = "    id  time                      core  mode       model                      \
-                       prompt output  latency  states    end";
+const HEADING: &str = "    id  time                      core  mode       model            \
+                                 prompt output  latency  states    end";
 
 fn line(record: &Record) -> String {
     let of = &record.request;
@@ -208,7 +208,10 @@ fn stats(args: &StatsArgs) -> anyhow::Result<()> {
     warn(&verified);
     let mut out = io::stdout().lock();
     if args.json {
-        let group = |((mode, model, core), group)| json!({"execution_mode": mode, "model": model, "core": core, "figures": group});
+        let group = |((mode, model, core), figures)| {
+            let of = json!({"execution_mode": mode, "model": model, "core": core});
+            json!({"of": of, "figures": figures})
+        };
         let groups: Vec<_> = summary.groups().into_iter().map(group).collect();
         serde_json::to_writer_pretty(&mut out, &groups).map_err(io::Error::from)?;
         writeln!(out)?;

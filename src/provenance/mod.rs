@@ -1,8 +1,8 @@
 //! Provenance (SPEC Z): a record of every answer, from which it can be run again and proved, in a
 //! log that shows what was lost or changed.
 //!
-//! [`Recorder`] makes the record of what a session did, [`Log`] keeps it, [`verify`] reads a log and
-//! says whether it is whole, [`replay()`] runs a record again.
+//! [`Recorder`] makes the record of what a session did, [`Log`] keeps it, [`verify()`] reads a log
+//! and says whether it is whole, [`replay()`] runs a record again.
 
 pub mod digests;
 mod error;

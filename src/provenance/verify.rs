@@ -107,7 +107,7 @@ pub struct Verified {
 /// `each`, with its digest. With `head` the record of that digest must be there.
 ///
 /// # Errors
-/// [`ProvenanceError`], and those of `each`. What is wrong with the log is no error but a [`Fault`].
+/// [`ProvenanceError`], and those of `each`. What is wrong with the log is a [`Fault`], no error.
 pub fn verify(
     path: &Path,
     head: Option<&str>,

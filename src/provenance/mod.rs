@@ -30,4 +30,4 @@ pub use replay::{
 };
 pub use storage::{Disk, Files, Storage, View};
 pub use summary::{Group, Spread, Summary};
-pub use verify::{Fault, Place, Torn, Verified, verify, verify_in};
+pub use verify::{Each, Fault, Place, Torn, Verified, verify, verify_in};

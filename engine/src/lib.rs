@@ -25,7 +25,9 @@ pub mod tokenizer;
 pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
 pub use error::EngineError;
-pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
+pub use forward::{
+    Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
+};
 pub use meter::{Inner, Observer};
 pub use model::{
     AdoptError, AliasError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile,

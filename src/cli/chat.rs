@@ -6,10 +6,11 @@ use aios_engine::Session;
 use anyhow::Context;
 use clap::Args;
 
+use super::recording::all_recorded;
 use super::run::{finish, prompt_of};
 use super::{
-    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, SpecArgs, ThreadArgs, WeightArgs,
-    model_file,
+    ContextArgs, GenerateArgs, ModelArgs, Named, RecordArgs, SamplingArgs, SpecArgs, ThreadArgs,
+    WeightArgs, model_file,
 };
 use crate::chat::{Conversation, Editor, Piped, Repl, Screen};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -43,6 +44,8 @@ pub struct ChatArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     speculation: SpecArgs,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 /// Runs `aios chat`.
@@ -52,15 +55,23 @@ pub struct ChatArgs {
 pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let prompt = prompt_of(&args.generate)?;
+    let log = args.record.open()?;
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, false, &interrupt)?;
     let mut options = args.context.options(&args.threads, model.config().context);
     args.speculation.make_room(&mut options, &interrupt)?;
     let mut session = Session::new(model, options)?;
     let costs = args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
-    let settings = args.sampling.settings(args.generate.max_tokens());
+    let settings = args.record.settings(args.sampling.settings(args.generate.max_tokens()));
+    let models = Named {
+        main: &args.model.model,
+        draft: args.speculation.drafting(costs.as_ref()),
+        spec: args.speculation.spec,
+    };
+    let recorder = args.record.recorder(log, "chat", &mut session, models, &interrupt)?;
     let system = args.system_prompt.clone();
     let responder = Conversation::new(session)?;
+    let responder = responder.with_clock(args.record.clock()).with_recorder(recorder);
     let mut repl = Repl::new(responder, settings, system, interrupt.clone());
     let mut screen = Screen {
         out: &mut io::stdout(),
@@ -82,5 +93,6 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     }
     let total = repl.total().map(|total| total.clone().with_mode(args.speculation.spec.name()));
     finish(args.generate.stats, total.as_ref())?;
-    outcome
+    outcome?;
+    all_recorded(repl.responder_mut().recorder())
 }

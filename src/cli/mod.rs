@@ -9,6 +9,7 @@ mod baseline;
 mod bench;
 mod chat;
 mod compliance;
+mod data;
 mod doctor;
 mod headroom;
 mod inspect;
@@ -19,6 +20,9 @@ mod perplexity;
 mod plan;
 mod profile;
 mod progress;
+mod provenance;
+mod recording;
+mod replay;
 mod run;
 mod simulate;
 mod speculation;
@@ -44,6 +48,7 @@ pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroo
 pub use models::model_file;
 pub use plan::{hardware, plan_folder};
 pub use progress::Terminal;
+pub use recording::{Named, RecordArgs};
 pub use speculation::{SpecArgs, SpecMode};
 pub use weights::{WeightArgs, panel_folder};
 
@@ -101,6 +106,8 @@ enum Command {
     Acceptance(acceptance::AcceptanceArgs),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
+    Provenance(provenance::ProvenanceArgs),
+    Data(data::DataArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -155,6 +162,8 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Acceptance(args) => acceptance::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Provenance(args) => provenance::run(&args),
+        Command::Data(args) => data::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -49,6 +49,7 @@ impl TableKind {
 pub struct Table {
     mapping: Mapping,
     numbers: [u64; NUMBERS],
+    sha256: String,
 }
 
 impl Table {
@@ -76,15 +77,21 @@ impl Table {
         if bytes[..BODY] != header(kind, entry.bytes, &numbers)[..] {
             return Err(damaged("its header is not that of such a table, or of another version"));
         }
-        if hex(&Sha256::digest(bytes)) != entry.sha256 {
+        let sha256 = hex(&Sha256::digest(bytes));
+        if sha256 != entry.sha256 {
             return Err(damaged("its SHA-256 is not that of the manifest"));
         }
-        Ok(Self { mapping, numbers })
+        Ok(Self { mapping, numbers, sha256 })
     }
 
     /// The numbers of its header.
     pub const fn numbers(&self) -> &[u64; NUMBERS] {
         &self.numbers
+    }
+
+    /// The SHA-256 of its file.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Its body.

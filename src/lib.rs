@@ -7,4 +7,5 @@ pub mod cli;
 pub mod doctor;
 pub mod interrupt;
 pub mod models;
+pub mod router;
 pub mod stats;

@@ -19,6 +19,7 @@ mod perplexity;
 mod plan;
 mod profile;
 mod progress;
+mod route;
 mod run;
 mod simulate;
 mod speculation;
@@ -100,6 +101,7 @@ enum Command {
     Acceptance(acceptance::AcceptanceArgs),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
+    Route(route::RouteArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -154,6 +156,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Acceptance(args) => acceptance::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Route(args) => route::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,5 +7,6 @@ pub mod cli;
 pub mod doctor;
 pub mod interrupt;
 pub mod models;
+pub mod persona;
 pub mod router;
 pub mod stats;

@@ -16,6 +16,7 @@ mod logits;
 mod models;
 mod output;
 mod perplexity;
+mod persona;
 mod plan;
 mod profile;
 mod progress;
@@ -102,6 +103,7 @@ enum Command {
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
     Route(route::RouteArgs),
+    Persona(persona::PersonaArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -157,6 +159,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Route(args) => route::run(&args),
+        Command::Persona(args) => persona::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

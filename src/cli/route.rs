@@ -124,7 +124,8 @@ fn line(out: &mut impl Write, case: &Case, route: &Route, json: bool) -> anyhow:
 fn explained(route: &Route) -> String {
     let budget = route.budget;
     let mut out = format!(
-        "tier      {}\nreason    {}\nscore     {:.2}, margin {:.2}\nmodel     {}\nbudget    up to {} \
+        "tier      {}\nreason    {}\nscore     {:.2}, margin {:.2}\nmodel     {}\nbudget    \
+        up to {} \
          tokens, {} fragments, {:.1} % of the context for history\nscorer    {}\n",
         route.tier.name(),
         route.reason,

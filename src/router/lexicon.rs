@@ -54,7 +54,7 @@ const SPACED: &[(Cue, &str)] = &[
     ),
     (
         LeadingFact,
-        "is are was were does did do has have can_i may_i what_is what_s what_are what \
+        "is are was were does did do has have can_i may_i what_is what_s what_are \
         what_was when_is name define_the",
     ),
     (
@@ -64,7 +64,7 @@ const SPACED: &[(Cue, &str)] = &[
         summarise summarize summary \
         interpret discuss outline clarify causes caused cause mean meaning significance \
         importance influence role impact effects advantages disadvantages pros_and_cons purpose_of \
-        intuition concept_of idea_behind principle when_should when_would better_to prefer_a \
+        intuition concept_of idea_behind principle when_would better_to prefer_a \
         elaborate_on argument_for what_does_this what_happens_when what_happens_if \
         relationship_between how_come contrast versus vs",
     ),
@@ -85,7 +85,8 @@ const SPACED: &[(Cue, &str)] = &[
     (
         Scope,
         "budget budgets schedule timeline calendar phases milestones costs risks tests \
-        trade_offs tradeoffs assumptions architecture strategy roadmap curriculum programme program \
+        trade_offs tradeoffs assumptions architecture strategy roadmap curriculum programme \
+        program \
         projections protocol scenarios complete full comprehensive detailed detail week_by_week \
         month_by_month day_by_day weekly monthly chapters lessons essay report \
         requirements contingency roll_back implementation end_to_end from_scratch \
@@ -120,7 +121,8 @@ const SPACED: &[(Cue, &str)] = &[
     (
         Explain,
         "erklare erlautere erklar beschreibe warum wieso weshalb unterschied unterschiede \
-        vergleiche vergleich analysiere fasse_zusammen ursachen bedeutet bedeutung wie_funktioniert \
+        vergleiche vergleich analysiere fasse_zusammen ursachen bedeutet bedeutung \
+        wie_funktioniert \
         wie_funktionieren wie_entsteht vorteile nachteile zusammenfassung interpretiere was_macht \
         weswegen diskutiere wie auswirkungen",
     ),
@@ -172,7 +174,8 @@ const SPACED: &[(Cue, &str)] = &[
     (
         Work,
         "redige redigez ecris ecrivez cree creez planifie planifiez calcule calculez elabore \
-        elaborez construis construisez determine evalue etablis propose prepare recommande detaille \
+        elaborez construis construisez determine evalue etablis propose prepare recommande \
+        detaille \
         etudie deduis resous optimise organise redige decompose justifie",
     ),
     (
@@ -234,7 +237,8 @@ const SPACED: &[(Cue, &str)] = &[
     (
         Explain,
         "spiega spiegami spiegare perche differenza differenze descrivi confronta analizza \
-        riassumi cause come_funziona come_funzionano significa vantaggi svantaggi conseguenze cos_e",
+        riassumi cause come_funziona come_funzionano significa vantaggi svantaggi \
+        conseguenze cos_e",
     ),
     (Make, "progetta progettare dimostra implementa sviluppa realizza"),
     (

@@ -47,6 +47,7 @@ fn request<'a>(persona: &'a Persona, passages: &'a [Passage<'a>]) -> Request<'a>
     }
 }
 
+/// SPEC.md, U2.
 #[test]
 fn the_built_in_persona_is_sound_and_has_something_for_every_tier() {
     let luna = Persona::default();
@@ -55,6 +56,7 @@ fn the_built_in_persona_is_sound_and_has_something_for_every_tier() {
     assert_eq!(said.len(), 3);
 }
 
+/// SPEC.md, U2.
 #[test]
 fn a_bad_persona_names_what_is_wrong() {
     let error = |toml: &str| Persona::parse(toml).expect_err("bad");
@@ -67,6 +69,7 @@ fn a_bad_persona_names_what_is_wrong() {
     assert!(error(&long).to_string().starts_with("tiers.trivial has "));
 }
 
+/// SPEC.md, U1.
 #[test]
 fn the_parts_stand_in_order_and_basic_has_no_system_message() {
     let luna = Persona::default();
@@ -87,6 +90,7 @@ fn the_parts_stand_in_order_and_basic_has_no_system_message() {
     assert_eq!(assemble(&request, &Words).messages[2].content, "Why?");
 }
 
+/// SPEC.md, U3.
 #[test]
 fn what_does_not_fit_is_left_out_and_said() {
     let luna = Persona::default();
@@ -129,6 +133,7 @@ fn assert_quoted(source: &str, text: &str) {
     assert_eq!(loose[2..], ["The message:", "Why?"]);
 }
 
+/// SPEC.md, U4.
 #[test]
 fn no_passage_ends_its_own_quotation() {
     for text in HOSTILE {
@@ -175,7 +180,7 @@ fn controls<'a>(rendered: &Rendered, spellings: &'a [String]) -> Vec<&'a str> {
     found.into_iter().map(|(_, spelling)| spelling).collect()
 }
 
-/// U5.
+/// SPEC.md, U5.
 #[test]
 fn no_passage_forges_a_turn_in_any_public_template() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/templates/templates.json");
@@ -258,7 +263,7 @@ fn real(name: &str) -> Option<(Tokenizer, Template)> {
     Some((tokenizer, template))
 }
 
-/// U5.
+/// SPEC.md, U5.
 #[test]
 fn no_passage_becomes_a_control_token_of_a_real_model() {
     let names = ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "gemma-3-270m"];

@@ -46,11 +46,10 @@ const SPACED: &[(Cue, &str)] = &[
     ),
     (
         Fact,
-        "how_many how_much how_tall how_long how_far how_old how_often how_big how_high \
+        "what how_many how_much how_tall how_long how_far how_old how_often how_big how_high \
         how_fast how_deep how_heavy how_hot how_cold how_wide how_do_you_say how_do_you_spell \
         what_time what_year what_colour what_color what_day what_type_of what_kind_of who whose \
-        whom when where which stand_for stands_for capital_of plural_of translate \
-        ",
+        whom when where which stand_for stands_for capital_of plural_of translate",
     ),
     (
         LeadingFact,

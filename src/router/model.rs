@@ -12,19 +12,19 @@ pub const SCORER_VERSION: &str = "router-1";
 
 /// By feature, in the order of [`NAMES`]; fitted by `scripts/fit_router.py`.
 const WEIGHTS: [f64; FEATURES] = [
-    0.27, // length
+    0.27,  // length
     -1.91, // greeting
     -2.71, // fact
-    2.56, // explain
-    5.21, // design
-    1.49, // work
-    0.62, // further_tasks
-    0.85, // scope
-    0.59, // steps
-    0.41, // parts
-    0.97, // request_length
-    0.08, // code
-    0.06, // numbers
+    2.56,  // explain
+    5.21,  // design
+    1.49,  // work
+    0.62,  // further_tasks
+    0.85,  // scope
+    0.59,  // steps
+    0.41,  // parts
+    0.97,  // request_length
+    0.08,  // code
+    0.06,  // numbers
 ];
 
 /// The scores between trivial and moderate, and between moderate and high.

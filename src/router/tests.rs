@@ -13,7 +13,7 @@ fn tier(prompt: &str) -> Tier {
     Scorer::default().route(prompt).tier
 }
 
-/// Q7.
+/// SPEC.md, Q7.
 #[test]
 fn the_golden_prompts_are_all_routed_as_labelled() {
     let cases = cases(GOLDEN, None).expect("labelled");
@@ -22,7 +22,7 @@ fn the_golden_prompts_are_all_routed_as_labelled() {
     assert_eq!((evaluation.overall.right, evaluation.overall.n), (15, 15));
 }
 
-/// Q7.
+/// SPEC.md, Q7.
 #[test]
 fn nine_in_ten_held_out_prompts_are_routed_as_labelled() {
     let cases = cases(PROMPTS, Some("heldout")).expect("labelled");
@@ -31,7 +31,7 @@ fn nine_in_ten_held_out_prompts_are_routed_as_labelled() {
     assert!(evaluation.overall.share >= 0.9, "{}", evaluation.tables());
 }
 
-/// Q6.
+/// SPEC.md, Q6.
 #[test]
 fn no_topic_is_in_both_halves() {
     let topics = |split| -> std::collections::BTreeSet<String> {
@@ -43,7 +43,7 @@ fn no_topic_is_in_both_halves() {
     assert!(cases(PROMPTS, None).expect("labelled").len() >= 320);
 }
 
-/// Q2.
+/// SPEC.md, Q2.
 #[test]
 fn a_cue_inside_of_another_word_is_none() {
     let scorer = Scorer::default();
@@ -58,7 +58,7 @@ fn a_cue_inside_of_another_word_is_none() {
     same("Rebuilding wholesale highways", "Rexxxxxing xxxlesale xxghways");
 }
 
-/// Q3.
+/// SPEC.md, Q3.
 #[test]
 fn what_is_quoted_or_negated_is_not_asked_for() {
     let features = |prompt: &str| Scorer::default().route(prompt).features;
@@ -69,7 +69,7 @@ fn what_is_quoted_or_negated_is_not_asked_for() {
     assert_eq!(features("Hi, please design a museum").design, 1.0);
 }
 
-/// Q5.
+/// SPEC.md, Q5.
 #[test]
 fn empty_and_unknown_texts_have_a_stated_tier() {
     for empty in ["", " \n\t", "?!", "…", "🎈🎈", "\u{0301}"] {
@@ -81,7 +81,7 @@ fn empty_and_unknown_texts_have_a_stated_tier() {
     assert_eq!(tier("zzyx qwrt"), Tier::Trivial);
 }
 
-/// Q8.
+/// SPEC.md, Q8.
 #[test]
 fn a_forced_tier_changes_tier_model_and_budget_only() {
     let scorer = Scorer::default();
@@ -96,7 +96,7 @@ fn a_forced_tier_changes_tier_model_and_budget_only() {
     assert_eq!(scorer.route_as("Hello!", None), own);
 }
 
-/// Q4.
+/// SPEC.md, Q4.
 #[test]
 fn budgets_rise_or_are_refused() {
     assert_eq!(Options::default().check(), Ok(()));
@@ -109,7 +109,7 @@ fn budgets_rise_or_are_refused() {
     assert_eq!(options.check().expect_err("not a share").field, "history_share");
 }
 
-/// Q1.
+/// SPEC.md, Q1.
 #[test]
 fn a_megabyte_is_routed_at_once() {
     let scorer = Scorer::default();
@@ -125,7 +125,7 @@ fn a_megabyte_is_routed_at_once() {
 }
 
 proptest! {
-    /// Q1.
+    /// SPEC.md, Q1.
     #[test]
     fn any_text_has_one_route(text in "\\PC{0,200}|[ \\n\"`“”„«»「」a-zé步设计.]{0,200}") {
         let scorer = Scorer::default();

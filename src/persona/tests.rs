@@ -127,10 +127,10 @@ fn assert_quoted(source: &str, text: &str) {
     let turn = &made.messages.last().expect("a turn").content;
     let ends = |c: char| "\n\r\u{b}\u{c}\u{85}\u{2028}\u{2029}".contains(c);
     let loose: Vec<&str> = turn.split(ends).filter(|line| !line.starts_with("> ")).collect();
-    assert_eq!(loose.len(), 4, "{turn:?}");
+    assert_eq!(loose.len(), 5, "{turn:?}");
     assert_eq!(loose[0], BEFORE_PASSAGES);
     assert!(loose[1].starts_with("[1] from "), "{turn:?}");
-    assert_eq!(loose[2..], ["The message:", "Why?"]);
+    assert_eq!(loose[2..], ["", "The message:", "Why?"]);
 }
 
 /// SPEC.md, U4.

@@ -56,10 +56,12 @@ pub(super) fn run(args: &RouteArgs) -> anyhow::Result<()> {
     if let Some(file) = &args.evaluate {
         let evaluation = router::evaluate(&scorer, &cases(file, args)?)
             .with_context(|| format!("{} cannot be evaluated", file.display()))?;
-        return Ok(match args.json {
-            true => writeln!(out, "{}", serde_json::to_string_pretty(&evaluation)?)?,
-            false => out.write_all(evaluation.tables().as_bytes())?,
-        });
+        let report = match args.json {
+            true => serde_json::to_string_pretty(&evaluation)? + "\n",
+            false => evaluation.tables(),
+        };
+        out.write_all(report.as_bytes())?;
+        return Ok(());
     }
     if let Some(file) = &args.prompts {
         for case in cases(file, args)? {
@@ -125,8 +127,7 @@ fn explained(route: &Route) -> String {
     let budget = route.budget;
     let mut out = format!(
         "tier      {}\nreason    {}\nscore     {:.2}, margin {:.2}\nmodel     {}\nbudget    \
-        up to {} \
-         tokens, {} fragments, {:.1} % of the context for history\nscorer    {}\n",
+         up to {} tokens, {} fragments, {:.1} % of the context for history\nscorer    {}\n",
         route.tier.name(),
         route.reason,
         route.score,

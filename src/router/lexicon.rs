@@ -345,11 +345,14 @@ const DENSE: &[(Cue, &str)] = &[
     (Polite, "设计师 設計者 说明书 説明書"),
 ];
 
+/// The words of a phrase after its first one, and what it tells.
+type Phrase = (Vec<&'static str>, Vec<Cue>);
+
 /// Looks cues up.
 #[derive(Clone, Debug)]
 pub(super) struct Lexicon {
     /// By the first word: the other words of each phrase that begins with it, longest first.
-    phrases: HashMap<&'static str, Vec<(Vec<&'static str>, Vec<Cue>)>>,
+    phrases: HashMap<&'static str, Vec<Phrase>>,
     /// By the first character: the cues that begin with it, longest first.
     dense: HashMap<char, Vec<(&'static str, Cue)>>,
 }
@@ -363,7 +366,7 @@ pub(super) struct Found<'a> {
 impl Lexicon {
     /// The lexicon of every language.
     pub(super) fn new() -> Self {
-        let mut phrases: HashMap<_, Vec<(Vec<_>, Vec<Cue>)>> = HashMap::new();
+        let mut phrases: HashMap<_, Vec<Phrase>> = HashMap::new();
         for &(cue, entries) in SPACED {
             for entry in entries.split_ascii_whitespace() {
                 let mut words = entry.split('_');

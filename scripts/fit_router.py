@@ -17,7 +17,8 @@ import sys
 
 TIERS = ["trivial", "moderate", "high"]
 PENALTY = 4.0
-# What each feature was held to be worth before any prompt was routed.
+# What each feature is held to be worth before the fit. All were set before any prompt was routed,
+# but for design, raised from 3 to 5 after a look at the development prompts that went wrong.
 PRIOR = {
     "length": 0.2, "greeting": -1.5, "fact": -2.0, "explain": 2.0, "design": 5.0, "work": 1.5,
     "further_tasks": 0.5, "scope": 0.6, "steps": 0.5, "parts": 0.2, "request_length": 0.3,

@@ -8,5 +8,7 @@ pub mod data;
 pub mod doctor;
 pub mod interrupt;
 pub mod models;
+pub mod persona;
 pub mod provenance;
+pub mod router;
 pub mod stats;

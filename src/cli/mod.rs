@@ -17,12 +17,14 @@ mod logits;
 mod models;
 mod output;
 mod perplexity;
+mod persona;
 mod plan;
 mod profile;
 mod progress;
 mod provenance;
 mod recording;
 mod replay;
+mod route;
 mod run;
 mod simulate;
 mod speculation;
@@ -108,6 +110,8 @@ enum Command {
     Plan(plan::PlanArgs),
     Provenance(provenance::ProvenanceArgs),
     Data(data::DataArgs),
+    Route(route::RouteArgs),
+    Persona(persona::PersonaArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -164,6 +168,8 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Route(args) => route::run(&args),
+        Command::Persona(args) => persona::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

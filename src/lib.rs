@@ -6,5 +6,6 @@ pub mod chat;
 pub mod cli;
 pub mod doctor;
 pub mod interrupt;
+pub mod memory;
 pub mod models;
 pub mod stats;

@@ -13,6 +13,7 @@ mod doctor;
 mod headroom;
 mod inspect;
 mod logits;
+mod memory;
 mod models;
 mod output;
 mod perplexity;
@@ -98,6 +99,7 @@ enum Command {
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
     Acceptance(acceptance::AcceptanceArgs),
+    Memory(memory::MemoryCommand),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
 }
@@ -152,6 +154,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
+        Command::Memory(command) => memory::run(&command),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
     };

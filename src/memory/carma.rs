@@ -85,6 +85,7 @@ impl Carma {
         let mut linked: Vec<(i64, f64)> = strengths.into_iter().collect();
         linked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         for (place, (id, _)) in (1..).zip(linked) {
+            evidence.linked.push(id);
             *scores.entry(id).or_default() += weight / (RANK_OFFSET + f64::from(place));
             if let (Some(vector), Some(index)) = (vector, &state.index) {
                 evidence.cosines.extend(index.cosine(id, vector).map(|cosine| (id, cosine)));

@@ -9,10 +9,12 @@
 //! Simple_RAG or BM25 alone. SPEC.md, chapter V, says what may be relied on.
 
 mod backends;
+pub mod bench;
 
 mod carma;
 mod embed;
 mod error;
+pub mod evaluate;
 
 pub mod import;
 mod lexical;

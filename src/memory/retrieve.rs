@@ -172,6 +172,12 @@ pub trait Retriever: Send + Sync {
     /// Those of the store. An embedder that fails is no error: it is noted in the answer.
     fn retrieve(&self, question: &Question<'_>) -> Result<Retrieval, Error>;
 
+    /// As [`Retriever::retrieve`], for whoever must answer in any case: a store that fails is
+    /// noted in an answer without fragments.
+    fn retrieve_or_note(&self, question: &Question<'_>) -> Retrieval {
+        self.retrieve(question).unwrap_or_else(|error| Retrieval::failed(self.backend(), &error))
+    }
+
     /// Notes that these fragments served an answer.
     ///
     /// # Errors
@@ -195,6 +201,8 @@ pub(super) struct Evidence {
     pub(super) dense: Option<Vec<(i64, f32)>>,
     /// The cosine of every fragment that BM25 or vectors rank.
     pub(super) cosines: HashMap<i64, f32>,
+    /// Fragments that are linked to the best ones.
+    pub(super) linked: Vec<i64>,
     pub(super) embedder: Option<(String, String)>,
     pub(super) note: Option<String>,
 }
@@ -219,8 +227,14 @@ impl Evidence {
         depth: usize,
     ) -> Result<Self, Error> {
         let lexical = lexical::search(&state.store, text, depth)?;
-        let mut evidence =
-            Self { lexical, dense: None, cosines: HashMap::new(), embedder: None, note: None };
+        let mut evidence = Self {
+            lexical,
+            dense: None,
+            cosines: HashMap::new(),
+            linked: Vec::new(),
+            embedder: None,
+            note: None,
+        };
         let (vector, index) = match (vector, &state.index) {
             (Ok(vector), Some(index)) => (vector, index),
             (Err(note), _) => return Ok(Self { note: Some(note), ..evidence }),
@@ -254,10 +268,11 @@ impl Evidence {
         near || self.coverage(id) >= options.min_coverage.max(f32::MIN_POSITIVE)
     }
 
-    /// Every fragment that BM25 or vectors rank, each once.
-    pub(super) fn candidates(&self) -> Vec<i64> {
+    /// Every fragment that BM25, vectors or links rank, each once.
+    fn candidates(&self) -> Vec<i64> {
         let dense = self.dense.iter().flatten().map(|hit| hit.0);
-        let mut all: Vec<i64> = self.lexical.ranked.iter().copied().chain(dense).collect();
+        let others = self.lexical.ranked.iter().chain(&self.linked).copied();
+        let mut all: Vec<i64> = others.chain(dense).collect();
         all.sort_unstable();
         all.dedup();
         all

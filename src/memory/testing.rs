@@ -46,6 +46,9 @@ fn normalised(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
+/// So many dimensions that unrelated words are nearly at right angles.
+const DIM: usize = 512;
+
 /// An embedder that knows which words mean the same, because a test told it so.
 pub(super) struct WordEmbedder {
     /// Words of one group share a direction.
@@ -72,7 +75,7 @@ impl Embedder for WordEmbedder {
     }
 
     fn dim(&self) -> usize {
-        64
+        DIM
     }
 
     fn embed(&self, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
@@ -83,10 +86,10 @@ impl Embedder for WordEmbedder {
                 Some(group) => group as u64,
                 None => word.bytes().fold(1000, |sum, byte| sum * 31 + u64::from(byte)),
             };
-            unit_vector(seed, 64)
+            unit_vector(seed, DIM)
         };
         let vector = |text: &&str| {
-            let mut sum = vec![1e-3; 64];
+            let mut sum = vec![1e-3; DIM];
             let text = text.to_lowercase();
             for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
                 sum.iter_mut().zip(direction(word)).for_each(|(sum, value)| *sum += value);

@@ -71,6 +71,8 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let mut found = Vec::new();
     for path in &args.paths {
+        // Two projects may each have a file of the same relative path.
+        let path = &std::path::absolute(path).context("cannot tell where a path is")?;
         let of_folder = path.is_dir();
         found.extend(files(path)?.into_iter().map(|file| (file, of_folder)));
     }

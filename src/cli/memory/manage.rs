@@ -52,7 +52,7 @@ pub(super) struct ForgetArgs {
     /// Numbers of fragments.
     #[arg(value_name = "ID")]
     ids: Vec<i64>,
-    /// All fragments of a source.
+    /// All fragments of a source: a name, or the path of a file.
     #[arg(long, value_name = "NAME", conflicts_with = "ids")]
     source: Option<String>,
     /// Everything.
@@ -184,7 +184,14 @@ pub(super) fn forget(args: &ForgetArgs) -> anyhow::Result<()> {
         }
         (None, false) => Selection::Ids(args.ids.clone()),
     };
-    let forgotten = args.store.open_existing()?.forget(&selection)?;
+    let mut store = args.store.open_existing()?;
+    let mut forgotten = store.forget(&selection)?;
+    if let (0, Some(source)) = (forgotten, &args.source)
+        && let Ok(path) = std::path::absolute(source)
+    {
+        // Files are known by their whole path.
+        forgotten = store.forget(&Selection::Source(path.to_string_lossy().into_owned()))?;
+    }
     if args.store.json {
         return print_json(&serde_json::json!({ "forgotten": forgotten }));
     }
@@ -215,7 +222,7 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
 
 fn write_all(store: &Store, out: &mut dyn Write, interrupt: &Interrupt) -> anyhow::Result<()> {
     let mut out = BufWriter::new(out);
-    store.each_fragment(&mut |fragment| {
+    store.each_fragment(&mut |fragment| -> anyhow::Result<()> {
         if interrupt.is_set() {
             return Err(Interrupted.into());
         }

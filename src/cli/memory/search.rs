@@ -55,9 +55,8 @@ pub(super) fn run(args: &SearchArgs) -> anyhow::Result<()> {
         Some(model) => Some(tokens::tokenizer(&ModelArgs { model: model.clone() })?),
         None => None,
     };
-    let count = |text: &str| {
-        tokenizer.as_ref().map_or(0, |t| t.encode(text, ParseSpecial::No).len())
-    };
+    let count =
+        |text: &str| tokenizer.as_ref().map_or(0, |t| t.encode(text, ParseSpecial::No).len());
     let budget = args.max_tokens.map(|tokens| Budget { tokens, count: &count });
     let memory = args.embedder.memory(args.store.open_existing()?, options)?;
     let retriever = retriever(args.backend, memory);

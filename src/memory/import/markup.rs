@@ -1,5 +1,6 @@
 //! Sections of Markdown and HTML: the text between two headings, with the headings above it.
 
+use html2text::render::TextDecorator;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use super::chunk::Section;
@@ -78,7 +79,7 @@ fn title_of(path: &[(usize, String)], name: &str) -> String {
 /// # Errors
 /// [`Error::Refused`] if the page cannot be laid out.
 pub(super) fn html(source: &str, text: &str, name: &str) -> Result<Vec<Section>, Error> {
-    let page = html2text::config::plain_no_decorate()
+    let page = html2text::config::with_decorator(Plain)
         .no_table_borders()
         .no_link_wrapping()
         .link_footnotes(false)
@@ -90,4 +91,80 @@ pub(super) fn html(source: &str, text: &str, name: &str) -> Result<Vec<Section>,
             remedy: "save the page as text",
         })?;
     Ok(markdown(&page, name))
+}
+
+/// Lays out a page with marks for headings and items, which chunks are cut by, and no others.
+#[derive(Clone, Copy, Debug)]
+struct Plain;
+
+impl TextDecorator for Plain {
+    type Annotation = ();
+
+    fn header_prefix(&self, level: usize) -> String {
+        "#".repeat(level) + " "
+    }
+
+    fn quote_prefix(&self) -> String {
+        "> ".to_owned()
+    }
+
+    fn unordered_item_prefix(&self) -> String {
+        "- ".to_owned()
+    }
+
+    fn ordered_item_prefix(&self, number: i64) -> String {
+        format!("{number}. ")
+    }
+
+    fn decorate_image(&mut self, _source: &str, title: &str) -> (String, ()) {
+        (title.to_owned(), ())
+    }
+
+    fn decorate_link_start(&mut self, _url: &str) -> (String, ()) {
+        Default::default()
+    }
+
+    fn decorate_link_end(&mut self) -> String {
+        String::new()
+    }
+
+    fn decorate_em_start(&self) -> (String, ()) {
+        Default::default()
+    }
+
+    fn decorate_em_end(&self) -> String {
+        String::new()
+    }
+
+    fn decorate_strong_start(&self) -> (String, ()) {
+        Default::default()
+    }
+
+    fn decorate_strong_end(&self) -> String {
+        String::new()
+    }
+
+    fn decorate_strikeout_start(&self) -> (String, ()) {
+        Default::default()
+    }
+
+    fn decorate_strikeout_end(&self) -> String {
+        String::new()
+    }
+
+    fn decorate_code_start(&self) -> (String, ()) {
+        Default::default()
+    }
+
+    fn decorate_code_end(&self) -> String {
+        String::new()
+    }
+
+    fn decorate_preformat_first(&self) {}
+
+    fn decorate_preformat_cont(&self) {}
+
+    fn make_subblock_decorator(&self) -> Self {
+        Self
+    }
 }

@@ -70,7 +70,7 @@ fn prose_is_cut_between_paragraphs_then_sentences() {
     };
     assert_eq!(cut(900, 0), [text.clone()]);
     assert_eq!(cut(110, 0), [first, second]);
-    let overlapping = cut(150, 60);
+    let overlapping = cut(140, 60);
     assert_eq!(overlapping[0], first);
     assert!(overlapping[1].starts_with("It carries forty"), "{overlapping:?}");
     assert!(overlapping[1].contains("In winter"));

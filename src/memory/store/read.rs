@@ -99,10 +99,10 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database and of `see`, which ends it.
-    pub fn each_fragment(
+    pub fn each_fragment<E: From<Error>>(
         &self,
-        see: &mut dyn FnMut(Fragment) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+        see: &mut dyn FnMut(Fragment) -> Result<(), E>,
+    ) -> Result<(), E> {
         let sql = self.sql("read fragments");
         let all = format!("SELECT {COLUMNS} FROM fragments ORDER BY id");
         let mut all = self.connection.prepare(&all).map_err(&sql)?;

@@ -163,8 +163,12 @@ fn the_evaluation_is_a_command() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.at("docs")).unwrap();
     fs::write(scratch.at("docs/a.md"), "The ferry leaves at nine.").unwrap();
-    let question = r#"{"id":"a","split":"held_out","class":"words","question":"when does the ferry leave","gold":[{"document":"a.md","quote":"leaves at nine"}]}"#;
-    fs::write(scratch.at("q"), question).unwrap();
+    let question = serde_json::json!({
+        "id": "a", "split": "held_out", "class": "words", "question": "when does the ferry leave",
+        "gold": [{ "document": "a.md", "quote": "leaves at nine" }],
+    })
+    .to_string();
+    fs::write(scratch.at("q"), &question).unwrap();
     let args = ["evaluate", "--documents", "docs", "--questions", "q"];
     let (code, said) = scratch.failure(&args);
     assert!(code == 1 && said.contains("Simple_RAG needs an embedder"), "{said}");

@@ -27,9 +27,7 @@ impl Carma {
         Self { memory }
     }
 
-    /// As [`Retriever::retrieve`], with a vector of the question that is known already, or why there
-    /// is none.
-    pub(super) fn retrieve_with(
+    fn choose(
         &self,
         question: &Question<'_>,
         vector: Result<Vec<f32>, String>,
@@ -121,7 +119,7 @@ impl Retriever for Carma {
     }
 
     fn retrieve(&self, question: &Question<'_>) -> Result<Retrieval, Error> {
-        self.retrieve_with(question, question_vector(&self.memory, question.text))
+        self.choose(question, question_vector(&self.memory, question.text))
     }
 
     fn record_use(&self, ids: &[i64], now_ms: i64) -> Result<(), Error> {
@@ -129,17 +127,23 @@ impl Retriever for Carma {
     }
 }
 
-/// The sum over both rankings of weight / (60 + place).
+/// The sum over both rankings of weight * evidence / (60 + place). Where there are two, a place
+/// counts as much as its evidence: the share of the question that the words cover, and the cosine.
+/// Ranks alone would let a fragment that shares one common word outrank the answer.
 fn fuse(memory: &Memory, evidence: &Evidence) -> HashMap<i64, f64> {
     let options = memory.options();
     let mut scores: HashMap<i64, f64> = HashMap::new();
     let lexical = evidence.lexical.ranked.iter().copied();
     for (place, id) in (1..).zip(lexical) {
-        *scores.entry(id).or_default() += options.lexical_weight / (RANK_OFFSET + f64::from(place));
+        let share = if evidence.dense.is_some() { f64::from(evidence.coverage(id)) } else { 1.0 };
+        let score = options.lexical_weight * share / (RANK_OFFSET + f64::from(place));
+        *scores.entry(id).or_default() += score;
     }
-    let dense = evidence.dense.iter().flatten().map(|hit| hit.0);
-    for (place, id) in (1..).zip(dense) {
-        *scores.entry(id).or_default() += options.dense_weight / (RANK_OFFSET + f64::from(place));
+    let dense = evidence.dense.iter().flatten().copied();
+    for (place, (id, cosine)) in (1..).zip(dense) {
+        let share = f64::from(cosine.max(0.0));
+        let score = options.dense_weight * share / (RANK_OFFSET + f64::from(place));
+        *scores.entry(id).or_default() += score;
     }
     scores
 }

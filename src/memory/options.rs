@@ -23,6 +23,8 @@ pub struct Options {
     pub min_cosine: f32,
     /// From which share of the question's weight on a fragment is relevant, from 0 to 1.
     pub min_coverage: f32,
+    /// The same where there are no vectors.
+    pub min_coverage_alone: f32,
     /// The weight of BM25's ranking.
     pub lexical_weight: f64,
     /// The weight of the cosine's ranking.
@@ -48,11 +50,12 @@ impl Default for Options {
             backend: Backend::Carma,
             limit: 5,
             candidates: 50,
-            min_cosine: 0.3,
+            min_cosine: 0.25,
             min_coverage: 0.5,
+            min_coverage_alone: 0.1,
             lexical_weight: 1.0,
-            dense_weight: 1.0,
-            link_weight: 0.1,
+            dense_weight: 2.0,
+            link_weight: 0.01,
             recency_weight: 0.05,
             use_weight: 0.05,
             recency_half_life_days: 30.0,
@@ -78,8 +81,12 @@ impl Options {
         if !(-1.0..=1.0).contains(&self.min_cosine) {
             return bad("min_cosine", "it must be from -1 to 1");
         }
-        if !(0.0..=1.0).contains(&self.min_coverage) {
-            return bad("min_coverage", "it must be from 0 to 1");
+        for (field, share) in
+            [("min_coverage", self.min_coverage), ("min_coverage_alone", self.min_coverage_alone)]
+        {
+            if !(0.0..=1.0).contains(&share) {
+                return bad(field, "it must be from 0 to 1");
+            }
         }
         for (field, weight) in [
             ("lexical_weight", self.lexical_weight),

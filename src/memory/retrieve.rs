@@ -265,7 +265,12 @@ impl Evidence {
     pub(super) fn is_relevant(&self, memory: &Memory, id: i64) -> bool {
         let options = memory.options();
         let near = self.cosines.get(&id).is_some_and(|cosine| *cosine >= options.min_cosine);
-        near || self.coverage(id) >= options.min_coverage.max(f32::MIN_POSITIVE)
+        // Beside vectors, words alone have to say more.
+        let least = match self.dense {
+            Some(_) => options.min_coverage,
+            None => options.min_coverage_alone,
+        };
+        near || self.coverage(id) >= least.max(f32::MIN_POSITIVE)
     }
 
     /// Every fragment that BM25, vectors or links rank, each once.
@@ -278,7 +283,8 @@ impl Evidence {
         all
     }
 
-    fn coverage(&self, id: i64) -> f32 {
+    /// The share of the question's weight that the words of a fragment carry.
+    pub(super) fn coverage(&self, id: i64) -> f32 {
         self.lexical.coverage.get(&id).copied().unwrap_or(0.0)
     }
 

@@ -19,9 +19,9 @@ Examples:
   git log -1 --format=%B | aios memory add --source commits
   aios memory export | aios memory add --jsonl --store copy.sqlite3
 
-Prints the number of the fragment once it is on the disk. With --jsonl each line of stdin is an object
-with `text` and perhaps `source` and `title`, and each is acknowledged by a line. A text that is kept
-already is not kept twice: the number is that of the first.")]
+Prints the number of the fragment once it is on the disk. With --jsonl each line of stdin is an
+object with `text` and perhaps `source` and `title`, and each is acknowledged by a line. A text that
+is kept already is not kept twice: the number is that of the first.")]
 pub(super) struct AddArgs {
     /// The text [default: stdin].
     #[arg(conflicts_with = "jsonl")]

@@ -20,8 +20,8 @@ Examples:
   aios memory bench
   aios memory bench --fragments 1000000 --searches 50 --json
 
-Texts have the frequencies of words of a language, vectors are random; the time to embed a question is
-not part of it. The store is made in the folder for temporary files and removed.")]
+Texts have the frequencies of words of a language, vectors are random; the time to embed a question
+is not part of it. The store is made in the folder for temporary files and removed.")]
 pub(super) struct BenchArgs {
     /// Fragments in the store.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
@@ -71,7 +71,8 @@ fn print(measured: &Measured) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{} fragments with vectors of {} numbers ({}), {:.0} MB; stored in {:.1} s, opened in {:.0} ms",
+        "{} fragments with vectors of {} numbers ({}), {:.0} MB; \
+         stored in {:.1} s, opened in {:.0} ms",
         measured.fragments,
         measured.dim,
         measured.data,

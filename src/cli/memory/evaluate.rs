@@ -22,10 +22,10 @@ Examples:
   aios memory evaluate --documents validation/data/memory_docs \\
       --questions validation/data/memory_questions.jsonl
 
-A question is a line {\"id\":…,\"split\":\"development\"|\"held_out\",\"class\":\"words\"|\"paraphrase\"|
-\"several\"|\"unanswerable\",\"question\":…,\"gold\":[{\"document\":…,\"quote\":…}]}. The documents go into a
-store of their own, which is removed. It ends with 1 if CARMA's nDCG is below another's, and, unless
---words-alone is given, if there is no embedder and so nothing to compare with.")]
+A question is a line with `id`, `split` (development, held_out), `class` (words, paraphrase,
+several, unanswerable), `question` and `gold`, an array of objects with `document` and `quote`. The
+documents go into a store of their own, which is removed. It ends with 1 if CARMA's nDCG is below another's,
+and, unless --words-alone is given, if there is no embedder and so nothing to compare with.")]
 pub(super) struct EvaluateArgs {
     /// The folder of documents.
     #[arg(long, value_name = "FOLDER")]

@@ -24,8 +24,8 @@ Examples:
   aios memory import --replace docs/    forget the earlier versions of what has changed
   aios memory import --json src/ --chunk-chars 1500
 
-In a folder, files that cannot be imported (PDF, images, archives) are listed and passed over; hidden
-ones and links are not looked at. A document whose content is kept already is not kept twice.")]
+In a folder, files that cannot be imported (PDF, images, archives) are listed and passed over;
+hidden ones and links are not looked at. A document whose content is kept is not kept twice.")]
 pub(super) struct ImportArgs {
     /// Files and folders.
     #[arg(required = true, value_name = "PATH")]

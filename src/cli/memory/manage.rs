@@ -22,8 +22,8 @@ Examples:
   aios memory stats
   aios memory stats --check --json
 
---check looks at every page, and whether fragments, search index and vectors agree; it ends with 1 if
-something is wrong.")]
+--check looks at every page, and whether fragments, search index and vectors agree; it ends with 1
+if something is wrong.")]
 pub(super) struct StatsArgs {
     /// Look whether the file is sound.
     #[arg(long)]

@@ -17,9 +17,9 @@ Examples:
   aios memory search -k 3 --backend bm25 --json ferry
   aios memory search --max-tokens 512 -m smollm2-135m-instruct ferry fares
 
-Backends: carma (words and vectors fused; only what is relevant), simple_rag (the nearest vectors) and
-bm25 (words). Without an embedder all of them go by words alone, and say so. No fragment is an answer
-too. --json prints what a record of an answer keeps: backend, mode, fragments_found,
+Backends: carma (words and vectors fused; only what is relevant), simple_rag (the nearest vectors)
+and bm25 (words). Without an embedder all of them go by words alone, and say so. No fragment is an
+answer too. --json prints what a record of an answer keeps: backend, mode, fragments_found,
 fragments_relevant, note, and the fragments with what they were ranked by.")]
 pub(super) struct SearchArgs {
     /// The question; several words are joined.

@@ -6,12 +6,31 @@ use std::path::PathBuf;
 use super::*;
 use crate::memory::testing::WordEmbedder;
 
-const QUESTIONS: &str = r#"
-{"id":"a","split":"development","class":"words","question":"when does the ferry leave","gold":[{"document":"ferry.md","quote":"leaves at  nine"}]}
-{"id":"b","split":"held_out","class":"paraphrase","question":"mend a car","gold":[{"document":"sub/works.md","quote":"repair of an automobile"}]}
-{"id":"c","split":"held_out","class":"several","question":"ferry and moon","gold":[{"document":"ferry.md","quote":"leaves at nine"},{"document":"moon.txt","quote":"The moon pulls"}]}
-{"id":"d","split":"held_out","class":"unanswerable","question":"zeppelin","gold":[]}
-"#;
+/// One question of each class, made of the parts that differ.
+fn questions() -> String {
+    let line = |id, split, class, question, gold| {
+        format!(
+            "{{\"id\":\"{id}\",\"split\":\"{split}\",\"class\":\"{class}\",\
+             \"question\":\"{question}\",\"gold\":[{gold}]}}\n"
+        )
+    };
+    let passage =
+        |document, quote| format!("{{\"document\":\"{document}\",\"quote\":\"{quote}\"}}");
+    let ferry = passage("ferry.md", "leaves at  nine");
+    let works = passage("sub/works.md", "repair of an automobile");
+    let both = format!(
+        "{},{}",
+        passage("ferry.md", "leaves at nine"),
+        passage("moon.txt", "The moon pulls")
+    );
+    [
+        line("a", "development", "words", "when does the ferry leave", &ferry),
+        line("b", "held_out", "paraphrase", "mend a car", &works),
+        line("c", "held_out", "several", "ferry and moon", &both),
+        line("d", "held_out", "unanswerable", "zeppelin", &String::new()),
+    ]
+    .concat()
+}
 
 fn folder_of(questions: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -48,7 +67,7 @@ fn ndcg(report: &Report, part: Part, backend: Backend) -> f64 {
 
 #[test]
 fn known_passages_are_found_and_counted() {
-    let report = run(QUESTIONS, embedder()).unwrap();
+    let report = run(&questions(), embedder()).unwrap();
     assert_eq!((report.documents, report.fragments, report.questions), (3, 4, 4));
     assert_eq!(report.carma_is_not_below, Some(true));
     let paraphrase = Part::Class(Class::Paraphrase);
@@ -70,21 +89,21 @@ fn known_passages_are_found_and_counted() {
 /// Without an embedder nothing is claimed about Simple_RAG, and the criterion is not met.
 #[test]
 fn what_cannot_be_measured_is_missing() {
-    let report = run(QUESTIONS, None).unwrap();
+    let report = run(&questions(), None).unwrap();
     assert_eq!(report.carma_is_not_below, None);
     assert!(report.rows.iter().all(|row| row.backend != Backend::SimpleRag));
     let broken = WordEmbedder::new(&[]);
     broken.broken.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(matches!(run(QUESTIONS, Some(Arc::new(broken))), Err(Error::Embedder { .. })));
+    assert!(matches!(run(&questions(), Some(Arc::new(broken))), Err(Error::Embedder { .. })));
 }
 
 #[test]
 fn faulty_questions_are_errors() {
-    let line = |from: &str, to: &str| QUESTIONS.replacen(from, to, 1);
+    let line = |from: &str, to: &str| questions().replacen(from, to, 1);
     for (questions, said) in [
         (line("leaves at  nine", "leaves at noon"), "no fragment of ferry.md contains"),
         (line("moon.txt", "sun.txt"), "no fragment of sun.txt contains"),
-        (line("\"id\":\"b\"", "\"id\":\"a\""), ":3: its id is that of an earlier question"),
+        (line("\"id\":\"b\"", "\"id\":\"a\""), ":2: its id is that of an earlier question"),
         (line("\"class\":\"words\"", "\"class\":\"unanswerable\""), "exactly if it is answerable"),
         (line("\"class\":\"words\"", "\"class\":\"several\""), "exactly if its class is 'several'"),
         (line("\"gold\":[]", "\"golds\":[]"), "unknown field"),

@@ -91,7 +91,8 @@ fn code_is_cut_before_definitions() {
 
 #[test]
 fn markdown_is_cut_at_its_headings() {
-    let text = "Before.\n\n# Bees `x`\n\nIntro.\n\n## Dance\n\nThey waggle.\n\n```\n# no heading\n```\n\n\
+    let text = "Before.\n\n# Bees `x`\n\nIntro.\n\n## Dance\n\nThey waggle.\n\n\
+                ```\n# no heading\n```\n\n\
                 ## Empty\n\nHoney\n=====\n\n> # quoted\n\nSweet.\n";
     let parsed = parsed("bees.md", text.as_bytes());
     assert_eq!(

@@ -83,8 +83,8 @@ impl Store {
         })
     }
 
-    /// Stores a document, unless its content is known. With `replace`, fragments of earlier versions of the
-    /// same source are forgotten in the same transaction.
+    /// Stores a document, unless its content is known. With `replace`, fragments of earlier
+    /// versions of the same source are forgotten in the same transaction.
     ///
     /// # Errors
     /// As for [`Store::add`].
@@ -173,7 +173,8 @@ impl Store {
         })
     }
 
-    /// Notes that these fragments served one answer together. Numbers that are gone are passed over.
+    /// Notes that these fragments served one answer together. Numbers that are gone are passed
+    /// over.
     ///
     /// # Errors
     /// Those of the database; then nothing is noted.

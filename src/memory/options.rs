@@ -19,7 +19,8 @@ pub struct Options {
     pub limit: usize,
     /// How many fragments each ranking contributes before they are fused.
     pub candidates: usize,
-    /// From which cosine on a fragment is relevant, from -1 to 1.
+    /// From which cosine on a fragment is relevant, from -1 to 1. The default is for embedders of
+    /// the MiniLM class; those of bge give every pair of texts a larger one.
     pub min_cosine: f32,
     /// From which share of the question's weight on a fragment is relevant, from 0 to 1.
     pub min_coverage: f32,

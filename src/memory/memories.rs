@@ -254,7 +254,8 @@ pub(super) fn embed_checked(
     }
     for vector in &vectors {
         let square: f32 = vector.iter().map(|value| value * value).sum();
-        if vector.len() != embedder.dim() || !((square - 1.0).abs() < 0.01) {
+        // A NaN is in no range.
+        if vector.len() != embedder.dim() || !(0.99..=1.01).contains(&square) {
             return Err(fail(format!(
                 "a vector of {} numbers and length² {square} where {} and 1 are due",
                 vector.len(),

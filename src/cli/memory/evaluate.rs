@@ -24,8 +24,9 @@ Examples:
 
 A question is a line with `id`, `split` (development, held_out), `class` (words, paraphrase,
 several, unanswerable), `question` and `gold`, an array of objects with `document` and `quote`. The
-documents go into a store of their own, which is removed. It ends with 1 if CARMA's nDCG is below another's,
-and, unless --words-alone is given, if there is no embedder and so nothing to compare with.")]
+documents go into a store of their own, which is removed. It ends with 1 if CARMA's nDCG is below
+another's, and, unless --words-alone is given, if there is no embedder and so nothing to compare
+with.")]
 pub(super) struct EvaluateArgs {
     /// The folder of documents.
     #[arg(long, value_name = "FOLDER")]

@@ -84,7 +84,7 @@ pub(super) fn bootstrap(differences: &[f64]) -> Interval {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         // The high half times n is a number below n in the high half again.
-        (((z ^ (z >> 31)) >> 32) * n as u64 >> 32) as usize
+        ((((z ^ (z >> 31)) >> 32) * n as u64) >> 32) as usize
     };
     let mut means: Vec<f64> =
         (0..RESAMPLES).map(|_| mean_of((0..n).map(|_| differences[draw()]).sum())).collect();

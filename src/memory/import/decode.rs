@@ -79,7 +79,7 @@ fn declared(head: &[u8]) -> Option<&'static Encoding> {
     let at = head.find("charset=")? + "charset=".len();
     let label = head[at..].trim_start_matches(['"', '\'']);
     let end = label.find(|c: char| !(c.is_ascii_alphanumeric() || "-_:".contains(c)));
-    Encoding::for_label(label[..end.unwrap_or(label.len())].as_bytes())
+    Encoding::for_label(&label.as_bytes()[..end.unwrap_or(label.len())])
 }
 
 fn guess(bytes: &[u8]) -> &'static Encoding {

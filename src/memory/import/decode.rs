@@ -16,8 +16,7 @@ pub(super) struct Decoded {
 }
 
 /// First bytes of what is no text, and what it is.
-const FOREIGN: [(&[u8], &str); 10] = [
-    (b"%PDF-", "a PDF"),
+const FOREIGN: [(&[u8], &str); 9] = [
     (b"PK\x03\x04", "an archive or an office document"),
     (b"\x1f\x8b", "a compressed file"),
     (b"7z\xbc\xaf", "a compressed file"),
@@ -35,9 +34,8 @@ const FOREIGN: [(&[u8], &str); 10] = [
 /// [`Error::Refused`] for PDF and what is no text.
 pub(super) fn decode(source: &str, bytes: &[u8], is_html: bool) -> Result<Decoded, Error> {
     let refused = |kind, remedy| Error::Refused { what: source.to_owned(), kind, remedy };
-    // A PDF may begin with a few other bytes.
-    let head = &bytes[..bytes.len().min(1024)];
-    if head.windows(5).any(|window| window == b"%PDF-") {
+    // A PDF may begin with white space.
+    if bytes.trim_ascii_start().starts_with(b"%PDF-") {
         return Err(refused("a PDF", "turn it into text first, for example with pdftotext"));
     }
     let to_text = "text, Markdown, HTML and source code can be";

@@ -181,6 +181,8 @@ fn what_is_no_text_is_refused_by_name() {
         let said = parse("thing", bytes, &Options::default()).unwrap_err().to_string();
         assert!(said.starts_with("thing is ") && said.contains(kind), "{said}");
     }
+    let about = b"A file that begins with %PDF- is a PDF; this one is about them.";
+    assert_eq!(parsed("about.txt", about).chunks.len(), 1);
     assert!(parsed("empty.txt", b"").chunks.is_empty());
     assert!(parsed("blank.md", b" \n\n ").chunks.is_empty());
 }

@@ -59,7 +59,8 @@ struct StoreArgs {
     json: bool,
 }
 
-/// Which model makes vectors.
+/// Which model makes vectors. This is the one place where an embedder joins the commands of memory;
+/// without one, words alone decide, and every answer says so (SPEC.md, V11).
 #[derive(Args, Clone, Debug)]
 struct EmbedderArgs {}
 

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod data;
 pub mod doctor;
 pub mod interrupt;
+pub mod memory;
 pub mod models;
 pub mod persona;
 pub mod provenance;

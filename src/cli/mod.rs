@@ -14,6 +14,7 @@ mod doctor;
 mod headroom;
 mod inspect;
 mod logits;
+mod memory;
 mod models;
 mod output;
 mod perplexity;
@@ -106,6 +107,7 @@ enum Command {
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
     Acceptance(acceptance::AcceptanceArgs),
+    Memory(memory::MemoryCommand),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
     Provenance(provenance::ProvenanceArgs),
@@ -164,6 +166,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
+        Command::Memory(command) => memory::run(&command),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),

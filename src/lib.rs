@@ -4,7 +4,9 @@
 
 pub mod chat;
 pub mod cli;
+pub mod config;
 pub mod doctor;
 pub mod interrupt;
 pub mod models;
+pub mod registry;
 pub mod stats;

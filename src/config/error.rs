@@ -46,6 +46,9 @@ pub enum ConfigError {
     Unwritable { path: PathBuf, cause: io::Error },
 }
 
+/// So much of a key is printed.
+const KEY_CHARS_MAX: usize = 100;
+
 /// What is wrong with a line of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -60,7 +63,7 @@ pub struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, key, reason } = self;
-        let key = key.escape_debug();
+        let key: String = key.chars().take(KEY_CHARS_MAX).flat_map(char::escape_debug).collect();
         if self.key.is_empty() {
             write!(f, "{line}: {reason}")
         } else {

@@ -1,7 +1,7 @@
 //! The configuration: `aios.toml`, which joins the settings of every part (SPEC O).
 //!
 //! Each part has its settings in a struct of its own, with defaults and a check. A part joins in
-//! three places: a field of [`Config`], a line of [`Config::sections`], and its commented settings
+//! three places: a field of [`Config`], a line of `Config::sections`, and its commented settings
 //! in `default.toml`.
 
 mod error;

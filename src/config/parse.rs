@@ -96,6 +96,7 @@ pub fn parse(text: &str, folder: &Path) -> Result<(Config, Lines), Fault> {
     };
     let table = DeTable::parse(text).map_err(|error| plain(&error))?;
     let lines = Lines::of(text, table.get_ref());
+    check_shapes(table.get_ref(), &lines)?;
     let mut config: Config = toml::from_str(text).map_err(|error| {
         let Fault { line, reason, .. } = plain(&error);
         let key = error.span().and_then(|span| lines.key_around(&span)).unwrap_or_default();
@@ -109,6 +110,22 @@ pub fn parse(text: &str, folder: &Path) -> Result<(Config, Lines), Fault> {
         *file = resolved(file, folder);
     }
     Ok((config, lines))
+}
+
+/// A list in the place of a section would be read as its values in order, which nobody means.
+fn check_shapes(table: &DeTable<'_>, lines: &Lines) -> Result<(), Fault> {
+    let fault = |key: String, brackets: &str| {
+        let reason = format!("this is no section; write {brackets} and its keys below that");
+        Err(Fault { line: lines.line(&key).unwrap_or(1), key, reason })
+    };
+    for (section, _) in Config::default().sections() {
+        if table.get(section).is_some_and(|value| !value.get_ref().is_table()) {
+            return fault(section.to_owned(), &format!("[{section}]"));
+        }
+    }
+    let models = table.get("model").and_then(|models| models.get_ref().as_array());
+    let odd = models.and_then(|models| models.iter().position(|of| !of.get_ref().is_table()));
+    odd.map_or(Ok(()), |at| fault(format!("model[{at}]"), "[[model]]"))
 }
 
 fn check_models(config: &Config, lines: &Lines) -> Result<(), Fault> {
@@ -148,7 +165,8 @@ fn with_hint(reason: &str) -> String {
     let words = |text: &str| -> Vec<String> {
         text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     };
-    let Some((found, expected)) = reason.split_once(", expected ") else {
+    let is_word = reason.starts_with("unknown field") || reason.starts_with("unknown variant");
+    let Some((found, expected)) = reason.split_once(", expected ").filter(|_| is_word) else {
         return reason.to_owned();
     };
     let (found, known) = (words(found), words(expected));

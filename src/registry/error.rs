@@ -6,7 +6,10 @@ use crate::config::ModelRole;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// There is no such model.
-    #[error("the registry has no model '{}'{hint}; it has: {}", name.escape_debug(), known.join(", "))]
+    #[error(
+        "the registry has no model '{}'{hint}; it has: {}",
+        name.escape_debug(), known.join(", ")
+    )]
     #[expect(missing_docs, reason = "the message names the fields")]
     Unknown { name: String, hint: String, known: Vec<String> },
     /// Two models have one name.

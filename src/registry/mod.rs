@@ -142,8 +142,22 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NoRole`], and those of loading.
     pub fn acquire(&self, role: ModelRole) -> Result<Lease<dyn Backend>, RegistryError> {
-        let name = self.serving(role).ok_or(RegistryError::NoRole { role })?;
-        self.acquire_named(&name)
+        loop {
+            let name = {
+                let mut state = self.state();
+                let name = state.serving.get(&role).cloned();
+                let name = name.ok_or(RegistryError::NoRole { role })?;
+                if let Some(lease) = state.lease(&name) {
+                    return Ok(lease);
+                }
+                name
+            };
+            match self.lease(&name, None) {
+                // Another took its place meanwhile, which then has the memory.
+                Err(_) if self.serving(role).is_some_and(|now| now != name) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The model called `name`, loaded if it was not.

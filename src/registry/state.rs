@@ -111,14 +111,16 @@ impl State {
             if with <= budget {
                 return Ok(victims);
             }
-            // One that shares its weights with another in use frees nothing.
-            let frees = |at: &usize| {
-                let rest = staying.iter().enumerate().filter(|(i, _)| i != at);
-                bytes(rest.map(|(_, other)| other).chain([slot])) < with
-            };
-            let idle = (0..staying.len()).filter(|&at| staying[at].uses() == 0);
-            match idle.into_iter().find(frees) {
-                Some(at) => victims.push(staying.remove(at)),
+            // Weights are free when none of the models that share them is left or in use.
+            let busy: HashSet<usize> = staying
+                .iter()
+                .filter(|other| other.uses() > 0)
+                .chain([slot])
+                .map(|other| other.held.id)
+                .collect();
+            let idle = staying.iter().map(|other| other.held.id).find(|id| !busy.contains(id));
+            match idle {
+                Some(id) => victims.extend(staying.extract_if(.., |other| other.held.id == id)),
                 None => {
                     return Err(RegistryError::Memory {
                         name: slot.name.clone(),

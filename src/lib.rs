@@ -4,6 +4,7 @@
 
 pub mod chat;
 pub mod cli;
+pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod interrupt;
@@ -11,5 +12,6 @@ pub mod memory;
 pub mod models;
 pub mod persona;
 pub mod provenance;
+pub mod registry;
 pub mod router;
 pub mod stats;

@@ -9,6 +9,7 @@ mod baseline;
 mod bench;
 mod chat;
 mod compliance;
+mod config;
 mod data;
 mod doctor;
 mod headroom;
@@ -24,6 +25,7 @@ mod profile;
 mod progress;
 mod provenance;
 mod recording;
+mod registry;
 mod replay;
 mod route;
 mod run;
@@ -36,6 +38,7 @@ mod weights;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aios_engine::EngineError;
@@ -55,6 +58,7 @@ pub use recording::{Named, RecordArgs};
 pub use speculation::{SpecArgs, SpecMode};
 pub use weights::{WeightArgs, panel_folder};
 
+use crate::config::Place;
 use crate::interrupt::Interrupted;
 use crate::models::Error as ModelError;
 
@@ -69,6 +73,9 @@ Examples:
   aios inspect model.gguf              what a file holds and what a token of it reads
   aios doctor                          what this machine can do
 
+Settings are read from --config, AIOS_CONFIG, or aios/aios.toml in XDG_CONFIG_HOME
+or ~/.config; 'aios config init' writes a commented file.
+
 Models are kept in AIOS_MODEL_DIR, or in the folder 'models' of AIOS_CACHE_DIR
 (default: XDG_CACHE_HOME/aios or ~/.cache/aios). AIOS_CATALOG names another catalogue.
 
@@ -82,6 +89,10 @@ struct Cli {
     /// Log what happens to stderr; twice for more. RUST_LOG overrides it.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
+    /// Read the settings from this file [default: AIOS_CONFIG, or aios/aios.toml in
+    /// XDG_CONFIG_HOME or ~/.config].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -90,6 +101,7 @@ struct Cli {
 enum Command {
     Chat(chat::ChatArgs),
     Run(run::RunArgs),
+    Config(config::ConfigArgs),
     Models(models::ModelsArgs),
     Pull(models::PullArgs),
     Inspect(inspect::InspectArgs),
@@ -146,10 +158,12 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     start_logging(cli.verbose);
+    let place = Place::of(cli.config.as_deref());
     let outcome = match cli.command {
-        Command::Chat(args) => chat::run(&args),
+        Command::Chat(args) => chat::run_with(&args, &place),
         Command::Run(args) => run::run(&args),
-        Command::Models(args) => models::list(&args),
+        Command::Models(args) => models::list(&args, &place),
+        Command::Config(args) => config::run(&args, &place),
         Command::Pull(args) => models::pull(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -6,6 +6,7 @@ pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod digests;
 pub mod doctor;
 pub mod interrupt;
 pub mod memory;

@@ -119,7 +119,7 @@ fn part(
 /// A file that cannot be read, and [`Interrupted`].
 pub(super) fn digest(files: &[PathBuf], interrupt: &Interrupt) -> anyhow::Result<String> {
     let made = with_progress(interrupt, |cache, progress| {
-        crate::provenance::digests::of_files(files, cache, progress)
+        crate::digests::of_files(files, cache, progress)
     });
     digested(made, files.first().map_or(Path::new(""), PathBuf::as_path))
 }

@@ -19,6 +19,7 @@ use super::record::{
     Bench, Env, ExecutionMode, Figure, Layer, ModelFile, Phases, Plan, Quality, Request, Retrieval,
     Routing, Sampling, SpecDecode, Tier, Tokens,
 };
+use crate::digests::of_files;
 
 /// A log that several recorders share.
 pub type SharedLog = Arc<Mutex<Log>>;
@@ -37,10 +38,10 @@ pub struct Part {
 }
 
 impl Part {
-    /// Digests the files of `model`, or takes the digest from `cache`; see [`digests::of_files`].
+    /// Digests the files of `model`, or takes the digest from `cache`; see [`of_files`].
     ///
     /// # Errors
-    /// Those of [`digests::of_files`].
+    /// Those of [`of_files`].
     pub fn new(
         part: &'static str,
         name: &str,
@@ -48,7 +49,7 @@ impl Part {
         cache: Option<&Path>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> std::io::Result<Self> {
-        let sha256 = digests::of_files(&model.files(), cache, progress)?;
+        let sha256 = of_files(&model.files(), cache, progress)?;
         // A path's last part without its ending; the point in a name like qwen2.5 begins none.
         let is_path = name.contains('/') || name.ends_with(".gguf");
         let stem = Path::new(name).file_stem().filter(|_| is_path);

@@ -10,10 +10,10 @@ use aios_validation::report::is_synthetic;
 use aios_validation::synth::Quant;
 use anyhow::{Context, ensure};
 
-use super::digests::{self, Stamp};
 use super::{Backend, Description, ExecutionMode, Held, SessionOptions, Source};
 use crate::chat::{Conversation, Responder};
 use crate::config::{Bytes, Family, ModelEntry};
+use crate::digests::{Stamp, of_files};
 use crate::models::{Catalog, Observer, Store, Watch};
 
 /// The context of a session where nothing else is said, in tokens.
@@ -120,8 +120,9 @@ impl Local {
             [only] => only.1.bytes == stamp.bytes && is_as_loaded(only),
             _ => false,
         });
-        let digest =
-            |path: &Path| digests::of_files(&[path.to_owned()], self.digests.as_deref()).ok();
+        let digest = |path: &Path| {
+            of_files(&[path.to_owned()], self.digests.as_deref(), &mut |_, _| true).ok()
+        };
         let mut own = None;
         like.into_iter().find_map(|known| {
             let model = known.model.upgrade()?;
@@ -241,7 +242,7 @@ impl Backend for LocalModel {
 
     fn sha256(&self) -> anyhow::Result<Option<String>> {
         let files = self.model.files();
-        let digest = digests::of_files(&files, self.digests.as_deref());
+        let digest = of_files(&files, self.digests.as_deref(), &mut |_, _| true);
         let name = || format!("cannot digest the files of '{}'", self.entry.name);
         digest.map(Some).with_context(name)
     }

@@ -5,7 +5,6 @@
 //! [`Source`] makes these of entries; [`Local`] is the source of models that this engine runs.
 
 mod backend;
-mod digests;
 mod error;
 mod events;
 mod lease;

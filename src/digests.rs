@@ -1,5 +1,5 @@
-//! SHA-256 of model files. They are kept, since a large file takes seconds: as long as path,
-//! length, times of change and file number are the same.
+//! SHA-256 of model files (SPEC Z4). They are kept, since a large file takes seconds: as long as
+//! path, length, times of change and file number are the same.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aios_residency::plan::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -18,11 +19,11 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
-    /// Its length.
-    pub(super) bytes: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
     /// When its content changed, in seconds and nanoseconds.
     modified: (i64, i64),
     /// When its content, name or owner changed.
@@ -31,7 +32,10 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// The stamp of the file that `path` stands for now.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
         Ok(Self {
             device: meta.dev(),
@@ -55,11 +59,17 @@ struct Kept {
 }
 
 /// The SHA-256 of the bytes of `files`, one after another, in hexadecimal; from `folder`, if it is
-/// known there, and kept there.
+/// known there, and kept there. `progress` is told the bytes read and those to read; if it returns
+/// false, the reading stops.
 ///
 /// # Errors
-/// The system's, and one if a file changes while it is read.
-pub(super) fn of_files(files: &[PathBuf], folder: Option<&Path>) -> io::Result<String> {
+/// The system's; [`io::ErrorKind::Interrupted`] when stopped, and one if a file changes while it is
+/// read.
+pub fn of_files(
+    files: &[PathBuf],
+    folder: Option<&Path>,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> io::Result<String> {
     let stamps = || -> io::Result<Vec<(PathBuf, Stamp)>> {
         let each = files.iter().map(|path| {
             let path = fs::canonicalize(path)?;
@@ -73,16 +83,22 @@ pub(super) fn of_files(files: &[PathBuf], folder: Option<&Path>) -> io::Result<S
     if let Some(known) = kept.as_deref().and_then(|kept| look_up(kept, &before)) {
         return Ok(known);
     }
-    let mut digest = Sha256::new();
+    let total = before.iter().map(|(_, stamp)| stamp.bytes).sum();
+    let (mut digest, mut done) = (Sha256::new(), 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     for (path, _) in &before {
         let mut file = File::open(path)?;
         loop {
-            match file.read(&mut chunk) {
+            let read = match file.read(&mut chunk) {
                 Ok(0) => break,
-                Ok(read) => digest.update(&chunk[..read]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
+            };
+            digest.update(&chunk[..read]);
+            done += read as u64;
+            if !progress(done, total) {
+                return Err(io::ErrorKind::Interrupted.into());
             }
         }
     }
@@ -128,14 +144,6 @@ fn keep(kept: &Path, entry: &Kept) -> io::Result<()> {
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,9 +163,16 @@ mod tests {
         fs::write(&a, "a").unwrap();
         fs::write(&b, "bc").unwrap();
         let cache = folder.path().join("cache");
-        assert_eq!(of_files(&[a.clone(), b], Some(&cache)).unwrap(), ABC);
+        assert_eq!(of_files(&[a.clone(), b], Some(&cache), &mut |_, _| true).unwrap(), ABC);
         assert!(!cache.exists(), "the files are as young as their file system's clock");
-        assert!(of_files(&[folder.path().join("none")], None).is_err());
+        assert!(of_files(&[folder.path().join("none")], None, &mut |_, _| true).is_err());
+        let mut seen = Vec::new();
+        let stopped = of_files(std::slice::from_ref(&a), None, &mut |done, total| {
+            seen.push((done, total));
+            false
+        });
+        assert_eq!(stopped.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        assert_eq!(seen, [(1, 1)]);
         // Its times of change cannot be set back, so a young file stays one.
         age(&a);
         assert!(!Stamp::of(&a).unwrap().is_settled(0));
@@ -175,7 +190,7 @@ mod tests {
         let planted = "0".repeat(64);
         keep(&kept, &Kept { files: state, sha256: planted.clone() }).unwrap();
         let cache = kept.parent();
-        let digest = || of_files(std::slice::from_ref(&file), cache).unwrap();
+        let digest = || of_files(std::slice::from_ref(&file), cache, &mut |_, _| true).unwrap();
         assert_eq!(digest(), planted);
         fs::write(&kept, "no JSON").unwrap();
         assert_eq!(digest(), ABC);

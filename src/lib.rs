@@ -2,6 +2,7 @@
 //! look at the machine.
 #![forbid(unsafe_code)]
 
+pub mod bench_arch;
 pub mod chat;
 pub mod cli;
 pub mod data;
@@ -9,4 +10,5 @@ pub mod doctor;
 pub mod interrupt;
 pub mod models;
 pub mod provenance;
+pub mod results;
 pub mod stats;

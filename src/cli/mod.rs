@@ -23,6 +23,7 @@ mod progress;
 mod provenance;
 mod recording;
 mod replay;
+mod results;
 mod run;
 mod simulate;
 mod speculation;
@@ -107,6 +108,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Provenance(provenance::ProvenanceArgs),
     Data(data::DataArgs),
+    Results(results::ResultsArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -163,6 +165,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Results(args) => results::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,5 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{
-    Case, Family, Options, Plan, SECONDS_PER_CASE, cases, families, missing, plan_done,
-};
+pub use plan::{Case, Family, Options, Plan, SECONDS_PER_CASE, cases, families, plan_done};
 pub use run::{Answers, Progress, Tally, run};

@@ -180,16 +180,6 @@ pub fn cases(options: &Options, goldens: &Goldens) -> Vec<Case> {
     cases
 }
 
-/// The models of `families` for which `there` says no, each once, and of which family.
-pub fn missing<'f>(
-    families: &'f [Family],
-    there: impl Fn(&str) -> bool,
-) -> Vec<(&'f Family, &'f str)> {
-    let models =
-        families.iter().flat_map(|family| family.models().into_iter().map(move |m| (family, m)));
-    models.filter(|(_, model)| !there(model)).collect()
-}
-
 /// What there is to do, and what that took before.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {

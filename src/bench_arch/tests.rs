@@ -116,7 +116,7 @@ fn a_record_of_another_case_is_refused() {
 }
 
 #[test]
-fn options_are_checked_and_missing_models_are_named() {
+fn options_are_checked() {
     assert_eq!(Options::default().check(), Ok(()));
     let twice = [families(), families()].concat();
     for (options, wanted) in [
@@ -128,8 +128,6 @@ fn options_are_checked_and_missing_models_are_named() {
     ] {
         assert!(options.check().unwrap_err().contains(wanted), "{wanted}");
     }
-    let families = families();
-    let missing = missing(&families, |model| !model.contains("1.5b"));
-    let names: Vec<(&str, &str)> = missing.iter().map(|(f, m)| (&*f.name, *m)).collect();
-    assert_eq!(names, [("Qwen", "qwen2.5-coder-1.5b-instruct")]);
+    let models: Vec<usize> = families().iter().map(|family| family.models().len()).collect();
+    assert_eq!(models, [1, 2, 1, 1]);
 }

@@ -7,6 +7,7 @@ mod acceptance;
 mod args;
 mod baseline;
 mod bench;
+mod bench_arch;
 mod chat;
 mod compliance;
 mod data;
@@ -44,6 +45,7 @@ pub use args::{
     CacheArgs, ComputeArgs, ContextArgs, GenerateArgs, MemoryArgs, ModelArgs, SamplingArgs,
     StatsFormat, ThreadArgs, spell_out,
 };
+pub use bench_arch::{BenchArchArgs, Connect, bench_arch};
 pub use chat::{ChatArgs, run as run_chat};
 pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroom};
 pub use models::model_file;

@@ -128,3 +128,45 @@ fn deliver(json: bool, files: &[PathBuf], notes: &[String]) -> anyhow::Result<()
     files.iter().try_for_each(|path| writeln!(out, "{}", path.display()))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+    use crate::provenance::ExecutionMode;
+    use crate::results::testing::{log, requests};
+
+    fn results(folder: &Path, more: &[&str]) -> anyhow::Result<()> {
+        let command = ResultsArgs::augment_args(clap::Command::new("results"));
+        let (log, out) = (folder.join("provenance.ndjson"), folder.join("out"));
+        let args = ["results".as_ref(), "--input".as_ref(), log.as_os_str()].into_iter();
+        let args = args.chain(["--outdir".as_ref(), out.as_os_str()]);
+        let matches = command.try_get_matches_from(args.chain(more.iter().map(|s| s.as_ref())))?;
+        run(&ResultsArgs::from_arg_matches(&matches)?)
+    }
+
+    #[test]
+    fn report_and_manuscript_come_of_one_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut requests = requests(&["LLaMA", "Qwen", "Gemma", "Phi"]);
+        for request in requests.iter_mut().take(3 * 180) {
+            request.execution_mode = ExecutionMode::Real;
+        }
+        log(folder, requests);
+        let template =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/validation/data/manuscript_template.md");
+        let all = ["--manuscript", template, "--allow-mixed", "--set", "X=y"];
+        results(folder, &all).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.join("out").join(name)).unwrap();
+        assert!(read("RESULTS.md").contains("## Real, revision 8ac42e2f0123"));
+        assert!(read("manuscript.md").contains("| Phi | 100.0 % (5/5) (mock) |"));
+        let refused = results(folder, &all[..2]).unwrap_err().to_string();
+        assert!(refused.contains("--allow-mixed"), "{refused}");
+        let real = results(folder, &[&all[..2], &["--execution-mode", "real"]].concat());
+        assert!(real.unwrap_err().to_string().contains("Routing accuracy / Phi / Trivial"));
+        let missing = results(folder, &["--manuscript", "absent.md"]).unwrap_err().to_string();
+        assert_eq!(missing, "cannot read the template absent.md");
+    }
+}

@@ -1,5 +1,6 @@
 //! Matrix products against what the machine can do: decode beside a plain read of the same bytes,
-//! prefill in multiply-adds per second (`cargo bench --bench kernels`).
+//! prefill in multiply-adds per second, and what a fork and join of all threads costs
+//! (`cargo bench --bench kernels`).
 //!
 //! Each case is compared by bits with the scalar reference before it is timed. The weights of
 //! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory.
@@ -163,5 +164,18 @@ fn prefill(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, prefill);
+/// A fork and join whose tasks do next to nothing; a token has some hundred of them.
+fn join(c: &mut Criterion) {
+    let threads = aios_kernels::allowed_processors().len();
+    let pool = Pool::new(threads).expect("threads");
+    let ran = AtomicU64::new(0);
+    let task = |_: usize| {
+        ran.fetch_add(1, Ordering::Relaxed);
+    };
+    pool.run(&task);
+    assert_eq!(ran.load(Ordering::Relaxed), threads as u64, "each thread runs the task once");
+    c.bench_function(&format!("join of {threads} threads"), |b| b.iter(|| pool.run(&task)));
+}
+
+criterion_group!(benches, decode, prefill, join);
 criterion_main!(benches);

@@ -65,10 +65,24 @@ prepare_ik() {
     options+=(-DGGML_IQK_FA_ALL_QUANTS=OFF -DGGML_NCCL=OFF -DLLAMA_CURL=OFF)
 }
 
+# GCC before 13 believes that the instruction which configures AMX tiles reads eight bytes, and drops
+# the stores of the other 56: every product with AMX would crash. The options keep dead stores, in all
+# files, since CMake has no way to name one.
+keep_stores() {
+    local version
+    version=$(c++ -dumpversion | cut -d. -f1)
+    c++ --version | grep -qiE 'gcc|g\+\+' && ((version < 13)) || return 0
+    grep -qs amx_int8 /proc/cpuinfo || return 0
+    options+=("-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-tree-dce -fno-dse -fno-dce")
+}
+
 # A native build of either peer asks the compiler, which then sets what it finds.
 isa_options() {
     case $isa in
-    native) options+=(-DGGML_NATIVE=ON) ;;
+    native)
+        options+=(-DGGML_NATIVE=ON)
+        keep_stores
+        ;;
     avx2)
         options+=(-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON)
         options+=(-DGGML_BMI2=ON -DGGML_AVX512=OFF)

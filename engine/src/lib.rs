@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests compare with std's"))]
 
 mod arch;
+mod blocks;
 mod cache;
 mod error;
 mod forward;
@@ -22,14 +23,15 @@ pub mod template;
 pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
+pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
 pub use error::EngineError;
 pub use forward::{
     Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
 };
 pub use meter::{Inner, Observer};
 pub use model::{
-    AdoptError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile, TensorError,
-    repacked_files,
+    AdoptError, AliasError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile,
+    Shared, TensorError, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -8,8 +8,8 @@ use crate::model::{Model, Tensor};
 use aios_contract::ModelConfig;
 use aios_kernels::{AttentionScratch, Input, Isa, Matrix, Pool, Product, matmul};
 use aios_residency::{
-    BUFFER_BYTES, BlockTable, DiskError, Ladder, Reserved, ResidencyStats, Resident, ResidentError,
-    Runs, Step, available_bytes,
+    BUFFER_BYTES, BlockTable, DiskError, Ladder, PointerTable, Reserved, ResidencyStats, Resident,
+    ResidentError, Runs, Step, available_bytes,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -178,6 +178,11 @@ impl Memory {
         self.resident.is_mapped()
     }
 
+    /// The pointer table of the weights.
+    pub(crate) fn pointers(&self, blocks: &BlockTable, llc_bytes: Option<u64>) -> PointerTable {
+        self.resident.pointers(blocks, llc_bytes)
+    }
+
     /// A file that weights are streamed from, if any are.
     pub(crate) fn streamed_file(&self) -> Option<&Path> {
         self.resident.streamed_file()
@@ -197,6 +202,11 @@ impl Memory {
     /// Counts that a product is about to read `tensor`.
     pub(crate) fn count(&mut self, tensor: &Tensor) {
         self.resident.count(tensor.number);
+    }
+
+    /// Counts that a delta was applied.
+    pub(crate) fn count_delta(&mut self) {
+        self.resident.count_delta();
     }
 
     /// The weights of a product, if they lie whole in memory.

@@ -5,6 +5,7 @@
 //! memory or in a buffer that the disk has filled.
 
 mod build;
+mod pointers;
 
 use crate::disk::{DiskError, DiskFile};
 use crate::ladder::{Ladder, Step};
@@ -210,6 +211,11 @@ impl Resident {
         self.stats.bytes_streamed += stream;
     }
 
+    /// Counts that a delta was added to the product of a canonical matrix.
+    pub const fn count_delta(&mut self) {
+        self.stats.deltas_applied += 1;
+    }
+
     /// The bytes of run `index`, if they lie whole in memory.
     pub fn whole<'a>(&'a self, table: &'a BlockTable, index: usize) -> Option<&'a [u8]> {
         let Some(tiered) = &self.tiered else {
@@ -324,6 +330,7 @@ impl Resident {
     pub fn reset(&mut self) {
         let stats = &mut self.stats;
         (stats.tokens, stats.passes, stats.blocks_resolved) = (0, 0, 0);
+        stats.deltas_applied = 0;
         (stats.bytes_resolved, stats.bytes_hot, stats.bytes_streamed) = (0, 0, 0);
         if let Some(tiered) = &mut self.tiered {
             if let Some(ring) = &mut tiered.ring {

@@ -17,12 +17,19 @@ pub struct Block {
     pub dtype: DType,
     mapping: usize,
     range: Range<usize>,
+    /// Whether its bytes were found elsewhere and are read there.
+    moved: bool,
 }
 
 impl Block {
     /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         self.range.len()
+    }
+
+    /// Whether its bytes are read from another file than its own (SPEC W13).
+    pub const fn is_moved(&self) -> bool {
+        self.moved
     }
 }
 
@@ -72,7 +79,7 @@ impl BlockTable {
         let id = u32::try_from(self.blocks.len());
         match id {
             Ok(id) if range.start <= range.end && range.end <= len => {
-                self.blocks.push(Block { name, dtype, mapping, range });
+                self.blocks.push(Block { name, dtype, mapping, range, moved: false });
                 Ok(BlockId(id))
             }
             _ => Err(RangeError { start: range.start, end: range.end, len }),
@@ -111,6 +118,34 @@ impl BlockTable {
     pub(crate) fn place(&self, id: BlockId) -> (usize, Range<usize>) {
         let block = self.block(id);
         (block.mapping, block.range.clone())
+    }
+
+    /// Whether two blocks are the same bytes.
+    ///
+    /// # Panics
+    /// If one of them is another table's and this one has no such block.
+    pub fn is_same(&self, a: BlockId, b: BlockId) -> bool {
+        self.place(a) == self.place(b)
+    }
+
+    /// Where a block lies.
+    pub(crate) fn source(&self, id: BlockId) -> (&Mapping, Range<usize>) {
+        let (mapping, range) = self.place(id);
+        (&self.mappings[mapping], range)
+    }
+
+    /// From now on the block, and all others of the same bytes, is `range` of `mapping`, whose
+    /// bytes are equal.
+    pub(crate) fn move_to(&mut self, id: BlockId, mapping: Mapping, range: Range<usize>) {
+        debug_assert_eq!(self.block(id).bytes(), range.len());
+        let known = self.mappings.iter().position(|known| known.is(&mapping));
+        let number = known.unwrap_or_else(|| self.add_mapping(mapping));
+        let before = self.place(id);
+        for block in &mut self.blocks {
+            if (block.mapping, &block.range) == (before.0, &before.1) {
+                (block.mapping, block.range, block.moved) = (number, range.clone(), true);
+            }
+        }
     }
 
     /// Every block.

@@ -35,6 +35,8 @@ pub struct ResidencyStats {
     pub blocks_resolved: u64,
     /// Their bytes.
     pub bytes_resolved: u64,
+    /// Deltas that were added to products of canonical matrices.
+    pub deltas_applied: u64,
     /// The share of these bytes that was hot; `None` if there were none.
     pub hot_hit_ratio: Option<f64>,
     /// Bytes resolved in hot memory.
@@ -66,6 +68,7 @@ impl ResidencyStats {
             (&mut self.passes, before.passes),
             (&mut self.blocks_resolved, before.blocks_resolved),
             (&mut self.bytes_resolved, before.bytes_resolved),
+            (&mut self.deltas_applied, before.deltas_applied),
             (&mut self.bytes_hot, before.bytes_hot),
             (&mut self.bytes_streamed, before.bytes_streamed),
             (&mut self.disk_bytes, before.disk_bytes),

@@ -100,7 +100,8 @@ fn a_run_goes_on_where_it_was_stopped() {
     let other = Options { run: "other".to_owned(), ..options() };
     assert_eq!(plan_done(cases(&other, &goldens()), &path).unwrap().open.len(), 360);
     // What was recorded is what results are made of.
-    let results = read(&[path.clone()], &goldens(), &ResultsOptions::default()).unwrap();
+    let results =
+        read(std::slice::from_ref(&path), &goldens(), &ResultsOptions::default()).unwrap();
     assert_eq!(results.strata.values().next().unwrap().answers.len(), 360);
     assert!(markdown(&results).contains("of which 0 cases were never answered"));
 }

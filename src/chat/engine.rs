@@ -174,12 +174,15 @@ pub fn generate(
     Ok(Answer { text, stats: answered? })
 }
 
+/// What takes the text of an answer.
+type Emit<'a> = dyn FnMut(&str) -> io::Result<()> + 'a;
+
 /// Generates, and puts down in `outcome` and `text` what came of it, also where it fails.
 fn answer(
     session: &mut Session,
     prompt: &Prompt,
     (sampling, limits): (SamplerOptions, Limits),
-    (cancel, emit): (&AtomicBool, &mut dyn FnMut(&str) -> io::Result<()>),
+    (cancel, emit): (&AtomicBool, &mut Emit<'_>),
     outcome: &mut Outcome,
     text: &mut String,
 ) -> Result<(), ChatError> {

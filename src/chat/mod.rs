@@ -111,4 +111,17 @@ pub trait Responder {
     fn remark(&mut self) -> Option<String> {
         None
     }
+
+    /// The models that could answer, a line each for people.
+    fn models(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Has the model called `name` answer from now on, and returns what there is to say of it.
+    ///
+    /// # Errors
+    /// What keeps it from answering; the model so far then goes on.
+    fn use_model(&mut self, name: &str) -> anyhow::Result<String> {
+        anyhow::bail!("there is no model '{}' to change to here", name.escape_debug())
+    }
 }

@@ -156,6 +156,15 @@ impl<R: Responder> Repl<R> {
             Input::Set(name, value) => {
                 self.settings.set(&name, &value).map_err(anyhow::Error::msg)?;
             }
+            Input::ShowModels => {
+                for line in self.responder.models() {
+                    writeln!(remarks, "{line}")?;
+                }
+            }
+            Input::UseModel(name) => {
+                let said = self.responder.use_model(&name)?;
+                writeln!(remarks, "({said})")?;
+            }
             Input::Stats => match &self.total {
                 Some(total) => writeln!(remarks, "answers so far: {} {total}", self.answers)?,
                 None => writeln!(remarks, "(no answer yet)")?,

@@ -138,10 +138,13 @@ fn comply(args: &ComplianceArgs, interrupt: &Interrupt) -> anyhow::Result<Compli
     let mapping = Mapping::open(&path)?;
     let header = Gguf::parse(mapping.bytes()).with_context(|| path.display().to_string())?;
     let started = Instant::now();
-    // A model with aliases is judged by its header: this engine does not run it.
-    let model = match header.metadata.get(extract::ALIAS_TENSORS_KEY) {
-        None => Some(args.weights.load(&path, args.compute.exact, interrupt)?),
-        Some(_) => None,
+    // A file whose aliases are broken does not load. It is judged by its header, and the report
+    // says what is wrong with them.
+    let loaded = args.weights.load(&path, args.compute.exact, interrupt);
+    let has_aliases = header.metadata.get(extract::ALIAS_TENSORS_KEY).is_some();
+    let model = match loaded {
+        Err(_) if has_aliases && !interrupt.is_set() => None,
+        loaded => Some(loaded?),
     };
     let config = match &model {
         Some(model) => model.config().clone(),

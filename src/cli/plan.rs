@@ -81,7 +81,10 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
 }
 
 /// Where the plan of `model` is kept.
-pub(super) fn plan_folder(model: &Model) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// If the environment names no cache folder, or the model's files have vanished.
+pub fn plan_folder(model: &Model) -> anyhow::Result<PathBuf> {
     let cache = cache_folder().ok_or_else(|| {
         Usage("there is no cache folder: set AIOS_CACHE_DIR, or name a folder".to_owned())
     })?;
@@ -90,7 +93,7 @@ pub(super) fn plan_folder(model: &Model) -> anyhow::Result<PathBuf> {
 }
 
 /// This machine, as a plan describes it.
-pub(super) fn hardware() -> Hardware {
+pub fn hardware() -> Hardware {
     let doctor = Report::collect(Path::new("/"));
     Hardware {
         cpu: doctor.cpu.model.clone(),

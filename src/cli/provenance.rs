@@ -1,5 +1,6 @@
 //! `aios provenance`: what was recorded, whether it is whole, and whether it is true.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -141,7 +142,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let (mut seen, mut shown) = (0_u64, false);
     if args.id.is_none() && !args.json {
-        writeln!(out, "{HEADING}")?;
+        writeln!(out, "{}", heading())?;
     }
     let verified = verify(&args.file, None, &mut |record, sha256| {
         seen += 1;
@@ -177,8 +178,20 @@ fn one(out: &mut dyn Write, args: &ShowArgs, record: &Record, sha256: &str) -> i
     }
 }
 
-const HEADING: &str = "    id  time                      core  mode       model                      \
-                       prompt output  latency  states    end";
+/// The columns of the list.
+fn columns(of: [&dyn Display; 10]) -> String {
+    let [id, ts, core, mode, model, prompt, output, latency, states, end] = of;
+    format!(
+        "{id:>6}  {ts:24}  {core:4}  {mode:9}  {model:25} {prompt:>7} {output:>6} {latency:>8}  \
+         {states:8}  {end}"
+    )
+}
+
+fn heading() -> String {
+    let names = ["id", "time", "core", "mode", "model", "prompt", "output", "latency", "states"];
+    let [id, ts, core, mode, model, prompt, output, latency, states] = &names;
+    columns([id, ts, core, mode, model, prompt, output, latency, states, &"end"])
+}
 
 fn line(record: &Record) -> String {
     let of = &record.request;
@@ -186,17 +199,20 @@ fn line(record: &Record) -> String {
     let hidden = of.hidden_sha256.as_deref().and_then(|digest| digest.get(..8)).unwrap_or("-");
     let latency = of.latency_ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
     let end = of.stop_reason.as_deref().or(of.error.as_deref()).unwrap_or("-");
-    format!(
-        "{:>6}  {:24}  {:4}  {:9}  {:25} {:>7} {:>6} {latency:>8}  {hidden:8}  {}",
-        record.id,
-        of.ts.escape_debug().to_string(),
-        of.core.escape_debug().to_string(),
-        of.execution_mode.name(),
-        model.escape_debug().to_string(),
-        of.tokens.prompt,
-        of.tokens.output,
-        end.escape_debug()
-    )
+    let shown = |text: &str| text.escape_debug().to_string();
+    let tokens = &of.tokens;
+    columns([
+        &record.id,
+        &shown(&of.ts),
+        &shown(&of.core),
+        &of.execution_mode.name(),
+        &shown(model),
+        &tokens.prompt,
+        &tokens.output,
+        &latency,
+        &hidden,
+        &shown(end),
+    ])
 }
 
 fn stats(args: &StatsArgs) -> anyhow::Result<()> {
@@ -208,7 +224,10 @@ fn stats(args: &StatsArgs) -> anyhow::Result<()> {
     warn(&verified);
     let mut out = io::stdout().lock();
     if args.json {
-        let group = |((mode, model, core), group)| json!({"execution_mode": mode, "model": model, "core": core, "figures": group});
+        let group = |((mode, model, core), figures)| {
+            let of = json!({"execution_mode": mode, "model": model, "core": core});
+            json!({"of": of, "figures": figures})
+        };
         let groups: Vec<_> = summary.groups().into_iter().map(group).collect();
         serde_json::to_writer_pretty(&mut out, &groups).map_err(io::Error::from)?;
         writeln!(out)?;

@@ -19,6 +19,7 @@ const TEMPLATE: &str = "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, 
 Examples:
   aios synth --shape falcon-7b --quant Q4_K_M falcon-7b-synthetic.gguf
   aios synth --shape llama-3.1-8b --layers 2 --vocab 512 small.gguf
+  aios synth --shape smollm2-135m --alias 16 shared.gguf
 
 The file runs as fast as the real model would and says nothing of sense; its metadata marks it as
 synthetic. The same arguments give the same bytes.")]
@@ -39,6 +40,10 @@ pub struct SynthArgs {
     /// So many tokens instead of the shape's own number.
     #[arg(long, value_name = "N")]
     vocab: Option<u32>,
+    /// Share matrices: those of the layers of 40 to 60 % depth are those of the first of them, plus
+    /// deltas of this rank, as the Model Contract's R3 has it.
+    #[arg(long, value_name = "RANK")]
+    alias: Option<u32>,
     /// Replace OUT if it exists.
     #[arg(long)]
     force: bool,
@@ -62,7 +67,10 @@ fn quant_parser() -> impl TypedValueParser<Value = Quant> {
 /// Those of [`Recipe::plan`] and [`synth::Plan::create`]; [`Interrupted`] on Ctrl-C.
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     let &SynthArgs { shape, quant, seed, layers, vocab, .. } = args;
-    let plan = Recipe { shape, quant, seed, layers, vocab }.plan()?;
+    let mut plan = Recipe { shape, quant, seed, layers, vocab }.plan()?;
+    if let Some(rank) = args.alias {
+        plan = plan.with_aliases(rank)?;
+    }
     let interrupt = Interrupt::install()?;
     let bar = progress_bar(plan.data_bytes());
     let outcome = plan.create(&args.out, args.force, |Progress { done_bytes, .. }| {

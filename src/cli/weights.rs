@@ -151,7 +151,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 /// The folder of repacked weights, if the environment names one.
-pub(super) fn panel_folder() -> Option<PathBuf> {
+pub fn panel_folder() -> Option<PathBuf> {
     cache_folder().map(|folder| folder.join("panels"))
 }
 

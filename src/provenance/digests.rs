@@ -1,5 +1,5 @@
-//! SHA-256 of model files and tokenizers (SPEC Z4). Those of files are kept, since a large one takes
-//! seconds: for as long as path, length, time of change and file number are the same.
+//! SHA-256 of model files and tokenizers (SPEC Z4). Those of files are kept, since a large one
+//! takes seconds: for as long as path, length, time of change and file number are the same.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};

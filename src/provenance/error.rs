@@ -14,7 +14,7 @@ pub enum ProvenanceError {
     #[error("a record cannot be written as JSON: {0}")]
     Form(serde_json::Error),
     /// There is nothing to read.
-    #[error("there is no provenance file {}; --provenance FILE of aios run makes one", .0.display())]
+    #[error("there is no provenance file {}; `aios run --provenance` makes one", .0.display())]
     Missing(PathBuf),
     /// A record that was asked for is not there.
     #[error("there is no record {id} in {}; it has {count}, the last is {last}", path.display())]

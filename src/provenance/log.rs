@@ -201,8 +201,8 @@ impl<S: Storage> Log<S> {
         outcome
     }
 
-    /// Appends the record of `request`. When this returns a receipt, the record is on the disk; when
-    /// it returns an error, the record is not part of the log, and the next may be tried.
+    /// Appends the record of `request`. When this returns a receipt, the record is on the disk;
+    /// when it returns an error, the record was not acknowledged, and the next may be tried.
     ///
     /// # Errors
     /// [`ProvenanceError`].

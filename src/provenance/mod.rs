@@ -1,8 +1,8 @@
 //! Provenance (SPEC Z): a record of every answer, from which it can be run again and proved, in a
 //! log that shows what was lost or changed.
 //!
-//! [`Recorder`] makes the record of what a session did, [`Log`] keeps it, [`verify`] reads a log and
-//! says whether it is whole, [`replay()`] runs a record again.
+//! [`Recorder`] makes the record of what a session did, [`Log`] keeps it, [`verify()`] reads a log
+//! and says whether it is whole, [`replay()`] runs a record again.
 
 pub mod digests;
 mod error;
@@ -30,4 +30,4 @@ pub use replay::{
 };
 pub use storage::{Disk, Files, Storage, View};
 pub use summary::{Group, Spread, Summary};
-pub use verify::{Fault, Place, Torn, Verified, verify, verify_in};
+pub use verify::{Each, Fault, Place, Torn, Verified, verify, verify_in};

@@ -1,4 +1,4 @@
-//! Running a record again (SPEC Z10): the same tokens and the same states, or the first that differs.
+//! Running a record again (SPEC Z10): the same tokens and states, or the first that differs.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};

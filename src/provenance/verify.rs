@@ -103,15 +103,18 @@ pub struct Verified {
     pub faults: Vec<Fault>,
 }
 
+/// What takes a record and its digest.
+pub type Each<'a> = dyn FnMut(Record, &str) -> Result<(), ProvenanceError> + 'a;
+
 /// The log at `path`, a file or a folder, read without changing anything: every record goes to
 /// `each`, with its digest. With `head` the record of that digest must be there.
 ///
 /// # Errors
-/// [`ProvenanceError`], and those of `each`. What is wrong with the log is no error but a [`Fault`].
+/// [`ProvenanceError`], and those of `each`. What is wrong with the log is a [`Fault`], no error.
 pub fn verify(
     path: &Path,
     head: Option<&str>,
-    each: &mut dyn FnMut(Record, &str) -> Result<(), ProvenanceError>,
+    each: &mut Each<'_>,
 ) -> Result<Verified, ProvenanceError> {
     let (folder, names) = Names::locate(path);
     let failed = |source| ProvenanceError::io("read", &folder.join(names.present()), source);
@@ -136,7 +139,7 @@ pub fn verify_in<S: Files>(
     folder: &Path,
     names: &Names,
     head: Option<&str>,
-    each: &mut dyn FnMut(Record, &str) -> Result<(), ProvenanceError>,
+    each: &mut Each<'_>,
 ) -> Result<Verified, ProvenanceError> {
     let listed = storage.names().map_err(|source| ProvenanceError::io("list", folder, source))?;
     let (files, _) = names.order(&listed);
@@ -158,12 +161,14 @@ pub fn verify_in<S: Files>(
     Ok(verified)
 }
 
+type EachLine<'a> = dyn FnMut(u64, &[u8]) -> Result<(), ProvenanceError> + 'a;
+
 /// Every line of a file that is not empty, with its number.
 fn lines<S: Files>(
     storage: &S,
     name: &str,
     file: &Path,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), ProvenanceError>,
+    each: &mut EachLine<'_>,
 ) -> Result<(), ProvenanceError> {
     let mut rest: Vec<u8> = Vec::new();
     let (mut from, mut line) = (0, 0);
@@ -193,7 +198,7 @@ fn lines<S: Files>(
 struct Walk<'a> {
     verified: Verified,
     head: Option<&'a str>,
-    each: &'a mut dyn FnMut(Record, &str) -> Result<(), ProvenanceError>,
+    each: &'a mut Each<'a>,
 }
 
 impl Walk<'_> {

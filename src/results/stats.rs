@@ -72,7 +72,7 @@ impl Sample {
         let mut random = Random(SEED);
         let draw = |_| {
             let of = |_| clusters[random.below(clusters.len())];
-            figure((0..clusters.len()).map(of).flatten().copied().collect())
+            figure((0..clusters.len()).flat_map(of).copied().collect())
         };
         let draws = sorted((0..DRAWS).filter_map(draw).collect());
         let (low, high) = (quantile(&draws, 0.025)?, quantile(&draws, 0.975)?);

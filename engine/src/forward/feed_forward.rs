@@ -28,7 +28,7 @@ impl Executor {
             FfnInput::Plain { up } => (None, up),
         };
         let few = normed.len() <= JOINED_MOST * d && meter.observer.is_none() && !context.exact;
-        let joined = few && context.can_join(blocks, &ffn.input);
+        let joined = few && context.can_join(blocks, ffn);
         if let (Some(scales), true) = (scales, joined) {
             let both = (gate_weights.map(|weights| weights.entry(gate)), up_weights.entry(up));
             context.inner((blocks, meter), (normed, d), both, (function, scales), down);

@@ -37,7 +37,8 @@ impl Executor {
             meter.norm(name, &weights.output_norm);
             meter.head(normed);
             state.logits.resize(count * config.vocab, 0.0);
-            let head = [Entry { tensor: &weights.head, bias: None, out: &mut state.logits }];
+            let (tensor, out) = (&weights.head, &mut state.logits);
+            let head = [Entry { tensor, delta: None, bias: None, out }];
             context.project((model.blocks(), meter), normed, d, head, [None; 3]);
             context.memory.check()?;
             if let Some(cap) = config.logit_softcap {

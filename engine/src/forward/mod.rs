@@ -17,8 +17,8 @@ use aios_contract::{BlockLayout, TensorName};
 use aios_kernels::{
     AttentionScratch, CacheType, Isa, Pool, add, dequantize, norm, norm_in_place, scale,
 };
-use aios_residency::{Ledger, Phase, ResidencyStats};
-use project::{Context, Quants};
+use aios_residency::{Ledger, Phase, PointerTable, ResidencyStats};
+use project::{Context, Deltas, Quants};
 use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
@@ -167,6 +167,7 @@ impl Executor {
             exact: options.exact,
             quants: Quants::with_capacity(batch, longest_input(config)),
             inner: Quants::with_capacity(batch, config.ffn.len),
+            deltas: Deltas::new(batch),
             done: Vec::new(),
             memory,
         };
@@ -226,6 +227,11 @@ impl Executor {
     /// Where the weights live, and what passes have read of them.
     pub fn residency(&self) -> ResidencyStats {
         self.context.memory.stats()
+    }
+
+    /// The pointer table of the weights, for a last-level cache of so many bytes.
+    pub(crate) fn pointers(&self, llc_bytes: Option<u64>) -> PointerTable {
+        self.context.memory.pointers(self.model.blocks(), llc_bytes)
     }
 
     /// Lets `observer` see the passes that follow; returns the one before.

@@ -2,10 +2,11 @@
 
 use crate::memory::Memory;
 use crate::meter::Meter;
-use crate::model::{Ffn, FfnInput, Layer, Projection, Tensor};
+use crate::model::{Delta, Ffn, FfnInput, Layer, Projection, Tensor};
 use aios_contract::ActivationFn;
 use aios_kernels::{
-    Inner, Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, inner, matmul, scale_block,
+    Inner, Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, add, inner, matmul,
+    scale_block,
 };
 use aios_residency::BlockTable;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(super) struct Context {
     pub(super) quants: Quants,
     /// Inputs of down projections, quantised as they were computed.
     pub(super) inner: Quants,
+    /// What products of deltas need.
+    pub(super) deltas: Deltas,
     /// What is done of these, to count.
     pub(super) done: Vec<AtomicUsize>,
     pub(super) memory: Memory,
@@ -95,19 +98,27 @@ impl Context {
         next: Next<'_>,
     ) {
         let (isa, pool, exact) = (self.isa, self.pool(), self.exact);
-        let needs = list.each_ref().map(|entry| scale_block(entry.tensor.dtype));
+        let mut needs = [None; 2 * PROJECTIONS_MOST];
+        let tensors = list.iter().flat_map(|entry| [Some(entry.tensor), entry.first_of_delta()]);
+        for (need, tensor) in needs.iter_mut().zip(tensors) {
+            *need = tensor.and_then(|tensor| scale_block(tensor.dtype));
+        }
         let input = self.quants.quantized((isa, &pool, exact), x, len, &needs);
         measure.1.read(x);
-        multiply(&mut self.memory, measure, (isa, &pool), input, list, next);
+        let owned = (&mut self.memory, &mut self.deltas);
+        multiply(owned, measure, (isa, &pool), input, list, next);
     }
 
-    /// Whether [`Self::inner`] can compute these: if their weights lie whole in memory.
-    pub(super) fn can_join(&self, blocks: &BlockTable, input: &FfnInput) -> bool {
-        let whole = |of: &Projection| self.memory.whole(blocks, &of.tensor).is_some();
-        match input {
+    /// Whether [`Self::inner`] and [`Self::project_inner`] can compute these: if their weights lie
+    /// whole in memory and none is an alias with a delta.
+    pub(super) fn can_join(&self, blocks: &BlockTable, ffn: &Ffn) -> bool {
+        let plain = |of: &Projection| of.delta.is_none();
+        let whole = |of: &Projection| plain(of) && self.memory.whole(blocks, &of.tensor).is_some();
+        let inputs = match &ffn.input {
             FfnInput::Gated { gate, up } => whole(gate) && whole(up),
             FfnInput::Plain { up } => whole(up),
-        }
+        };
+        inputs && plain(&ffn.down)
     }
 
     /// `up` = act(gate · x) ⊙ (up · x) or act(up · x), quantised for a down projection that needs
@@ -158,37 +169,111 @@ impl Context {
     ) {
         let (isa, pool) = (self.isa, self.pool());
         let input = self.inner.input(x, len, scales);
-        multiply(&mut self.memory, measure, (isa, &pool), input, [entry], next);
+        let owned = (&mut self.memory, &mut self.deltas);
+        multiply(owned, measure, (isa, &pool), input, [entry], next);
     }
 }
 
+/// The largest rank of a delta in factors (SPEC R8).
+const RANK_MOST: usize = 256;
+/// Projections that share an input.
+const PROJECTIONS_MOST: usize = 3;
+
 /// Products that share an input, in one join if all weights lie whole in memory.
 fn multiply<const N: usize>(
-    memory: &mut Memory,
+    (memory, deltas): (&mut Memory, &mut Deltas),
     (blocks, meter): (&BlockTable, &mut Meter),
     (isa, pool): (Isa, &Pool),
     input: Input<'_>,
     mut list: [Entry<'_>; N],
     next: Next<'_>,
 ) {
+    const { assert!(N <= PROJECTIONS_MOST) };
     list.iter().for_each(|entry| memory.count(entry.tensor));
     let whole = list.each_ref().map(|entry| memory.whole(blocks, entry.tensor));
     if whole.iter().all(Option::is_some) {
-        let mut whole = whole.into_iter().flatten();
+        let mut whole = whole.iter();
         let mut products = list.each_mut().map(|entry| {
-            let weights = whole.next().expect("a matrix an entry");
+            let weights = whole.next().copied().flatten().expect("a matrix an entry");
             entry.product(blocks, meter, weights)
         });
         matmul(isa, pool, input, &mut products, &matrices(memory, next, blocks));
+        for entry in &mut list {
+            deltas.add(memory, (blocks, meter), (isa, pool), input, entry);
+        }
         return;
     }
-    for entry in list {
-        let (name, bias) = (blocks.block(entry.tensor.id).name, entry.bias);
-        memory.multiply((blocks, meter), (isa, pool), input, (entry.tensor, bias), entry.out);
-        if let Some(bias) = bias {
+    for mut entry in list {
+        let name = blocks.block(entry.tensor.id).name;
+        let weights = (entry.tensor, entry.early_bias());
+        memory.multiply((blocks, meter), (isa, pool), input, weights, entry.out);
+        deltas.add(memory, (blocks, meter), (isa, pool), input, &mut entry);
+        if let Some(bias) = entry.bias {
             meter.weights(name, size_of_val(bias), bias);
         }
         meter.wrote(entry.out);
+    }
+}
+
+/// Buffers of what deltas add, kept from pass to pass.
+#[derive(Debug)]
+pub(super) struct Deltas {
+    /// The product of the right factor, \[n\]\[rank\], and it quantised.
+    inner: Vec<f32>,
+    quants: Quants,
+    /// What is added, \[n\]\[rows\].
+    sum: Vec<f32>,
+}
+
+impl Deltas {
+    /// Buffers for passes of `rows` rows.
+    pub(super) fn new(rows: usize) -> Self {
+        Self { inner: Vec::new(), quants: Quants::with_capacity(rows, RANK_MOST), sum: Vec::new() }
+    }
+
+    /// The product of an alias is finished: what its delta makes of the input is added to that of
+    /// its canonical matrix, and then its bias (SPEC N4). Others are left as they are.
+    fn add(
+        &mut self,
+        memory: &mut Memory,
+        (blocks, meter): (&BlockTable, &mut Meter),
+        (isa, pool): (Isa, &Pool),
+        input: Input<'_>,
+        entry: &mut Entry<'_>,
+    ) {
+        let Some(Delta { left, right }) = entry.delta else { return };
+        let n = input.rows();
+        self.sum.resize(n * left.rows, 0.0);
+        let mut product = |tensor: &Tensor, input: Input<'_>, out: &mut [f32]| {
+            memory.count(tensor);
+            match memory.whole(blocks, tensor) {
+                Some(weights) => {
+                    let mut of = Entry { tensor, delta: None, bias: None, out };
+                    let product = of.product(blocks, meter, weights);
+                    matmul(isa, pool, input, &mut [product], &[]);
+                }
+                None => {
+                    memory.multiply((blocks, meter), (isa, pool), input, (tensor, None), out);
+                    meter.wrote(out);
+                }
+            }
+        };
+        match right {
+            None => product(left, input, &mut self.sum),
+            Some(right) => {
+                self.inner.resize(n * right.rows, 0.0);
+                product(right, input, &mut self.inner);
+                let needs = [scale_block(left.dtype)];
+                let context = (isa, pool, input.exact);
+                let inner = self.quants.quantized(context, &self.inner, right.rows, &needs);
+                product(left, inner, &mut self.sum);
+            }
+        }
+        add(isa, entry.out, &self.sum);
+        if let Some(bias) = entry.bias {
+            entry.out.chunks_exact_mut(left.rows).for_each(|out| add(isa, out, bias));
+        }
+        memory.count_delta();
     }
 }
 
@@ -207,27 +292,40 @@ fn matrices<'a>(
 /// One of several projections that share an input.
 pub(super) struct Entry<'a> {
     pub(super) tensor: &'a Tensor,
+    /// What is added to the product, before the bias.
+    pub(super) delta: Option<&'a Delta>,
     pub(super) bias: Option<&'a [f32]>,
     /// The result, \[n\]\[rows\].
     pub(super) out: &'a mut [f32],
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
     /// The product for the kernels, which `meter` is told of.
-    fn product<'a>(
-        &'a mut self,
+    fn product<'b>(
+        &'b mut self,
         blocks: &BlockTable,
         meter: &mut Meter,
-        weights: Matrix<'a>,
-    ) -> Product<'a> {
-        let Self { tensor, bias, out } = self;
+        weights: Matrix<'b>,
+    ) -> Product<'b> {
+        let early = self.early_bias();
+        let Self { tensor, bias, out, .. } = self;
         let name = blocks.block(tensor.id).name;
         meter.weights(name, tensor.bytes(), weights.bytes());
         if let Some(bias) = bias {
             meter.weights(name, size_of_val(*bias), bias);
         }
         meter.wrote(out);
-        Product { weights, bias: *bias, out }
+        Product { weights, bias: early, out }
+    }
+
+    /// The bias, if it is added to the product at once: behind a delta it comes last.
+    const fn early_bias(&self) -> Option<&'a [f32]> {
+        if self.delta.is_some() { None } else { self.bias }
+    }
+
+    /// The matrix of its delta that the input goes into.
+    fn first_of_delta(&self) -> Option<&'a Tensor> {
+        self.delta.map(|delta| delta.right.as_ref().unwrap_or(&delta.left))
     }
 }
 
@@ -251,6 +349,7 @@ impl Ffn {
 
 impl Projection {
     pub(super) fn entry<'a>(&'a self, out: &'a mut [f32]) -> Entry<'a> {
-        Entry { tensor: &self.tensor, bias: self.bias.as_deref(), out }
+        let (tensor, delta) = (&self.tensor, self.delta.as_ref());
+        Entry { tensor, delta, bias: self.bias.as_deref(), out }
     }
 }

@@ -96,6 +96,7 @@ impl Executor {
         best: Option<usize>,
         judge: &mut Chooser<'_>,
     ) -> Result<Option<usize>, EngineError> {
+        let able = self.screens_head();
         let Self { context, state, meter, screening, .. } = self;
         let (config, weights) = (model.config(), model.weights());
         let (Some(best), Some(screen)) = (best, screening.screen.clone()) else {
@@ -103,8 +104,7 @@ impl Executor {
         };
         let (shape, n, d) = (screen.sketch().shape(), rows.len(), config.d_model);
         let few = n <= screen.positions_most() && best <= shape.panels() / 2;
-        let able = !context.exact && context.memory.is_mapped();
-        if !few || !able || config.logit_softcap.is_some() {
+        if !few || !able {
             return Ok(Some(0));
         }
         let (isa, pool) = (context.isa, context.pool());
@@ -144,6 +144,14 @@ impl Executor {
     /// the one that its model has adopted.
     pub fn screen(&mut self, screen: Option<Arc<HeadScreen>>) -> Option<Arc<HeadScreen>> {
         std::mem::replace(&mut self.screening.screen, screen)
+    }
+
+    /// Whether rows of the head may be left out of a pass: there is a screen, and nothing keeps it
+    /// from being asked (SPEC D8).
+    pub fn screens_head(&self) -> bool {
+        let able = !self.context.exact && self.context.memory.is_mapped();
+        let softcap = self.model.config().logit_softcap.is_some();
+        self.screening.screen.is_some() && able && !softcap
     }
 
     /// What screening came to so far.

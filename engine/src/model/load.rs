@@ -2,7 +2,8 @@
 //! the configuration demands, and entered in the block table. What is left over is an error too,
 //! since a tensor that nobody applies means a model that is not the one in the file.
 
-use super::{Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor, Weights};
+use super::alias::{self, AliasError};
+use super::{Delta, Ffn, FfnInput, Layer, Model, NormWeights, Projection, Tensor, Weights};
 use crate::arch::{ConfigError, read_config};
 use crate::gguf::{Escaped, Gguf, GgufError, Metadata, SplitSet, TensorInfo};
 use crate::rope::Ropes;
@@ -100,6 +101,9 @@ pub enum TensorError {
         /// The mismatch.
         source: MatrixError,
     },
+    /// What it says of matrices that are put together.
+    #[error(transparent)]
+    Alias(#[from] AliasError),
     /// Its range is not within its file.
     #[error("tensor {name}: {source}")]
     Range {
@@ -166,25 +170,39 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
     })
 }
 
+/// Where a tensor is: its part of the model, and its entry there.
+type Found<'a> = (usize, &'a TensorInfo);
+
 /// Tensors that have not been taken yet, and the table of those that have.
 struct Loader<'a> {
     blocks: BlockTable,
-    left: BTreeMap<TensorName, (usize, &'a TensorInfo)>,
+    /// Every tensor but deltas.
+    all: BTreeMap<TensorName, Found<'a>>,
+    left: BTreeMap<TensorName, Found<'a>>,
+    /// Aliases and their canonical tensors, and deltas, that have not been taken.
+    aliases: BTreeMap<TensorName, TensorName>,
+    deltas: BTreeMap<&'a str, Found<'a>>,
 }
 
 impl<'a> Loader<'a> {
     fn new(headers: &'a [Gguf], mappings: Vec<Mapping>) -> Result<Self, TensorError> {
-        let mut left = BTreeMap::new();
+        let aliases = alias::aliases(headers)?;
+        let (mut all, mut deltas) = (BTreeMap::new(), BTreeMap::new());
         for (part, header) in headers.iter().enumerate() {
             for tensor in &header.tensors {
+                if !aliases.is_empty() && alias::is_delta(tensor) {
+                    deltas.insert(&*tensor.name, (part, tensor));
+                    continue;
+                }
                 let name = TensorName::parse(&tensor.name).ok_or_else(|| {
                     TensorError::Unexpected { name: Escaped::new(&tensor.name).to_string() }
                 })?;
                 // Rope factors may be repeated in every layer; they are the same.
-                left.entry(name).or_insert((part, tensor));
+                all.entry(name).or_insert((part, tensor));
             }
         }
-        Ok(Self { blocks: BlockTable::new(mappings), left })
+        let left = all.clone();
+        Ok(Self { blocks: BlockTable::new(mappings), all, left, aliases, deltas })
     }
 
     fn embedding_rows(&self) -> Result<usize, TensorError> {
@@ -204,14 +222,29 @@ impl<'a> Loader<'a> {
         cols: usize,
     ) -> Result<Option<Tensor>, TensorError> {
         let name = name_of(role, layer);
-        let Some((part, info)) = self.left.remove(&name) else { return Ok(None) };
+        // An alias is the bytes of its canonical tensor once more.
+        let mut canonical = |name| self.all.get(&self.aliases.remove(&name)?).copied();
+        let Some(found) = self.left.remove(&name).or_else(|| canonical(name)) else {
+            return Ok(None);
+        };
+        self.enter(found, name, rows, cols).map(Some)
+    }
+
+    /// Enters a tensor of shape \[rows\]\[cols\] in the table.
+    fn enter(
+        &mut self,
+        (part, info): Found<'a>,
+        name: TensorName,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Tensor, TensorError> {
         let expected: Vec<u64> =
             if rows == 1 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
         let mut found = info.shape.clone();
         while found.len() > 1 && found.last() == Some(&1) {
             found.pop();
         }
-        let gguf_name = || role.gguf_name(layer);
+        let gguf_name = || Escaped::new(&info.name).to_string();
         if found != expected {
             return Err(TensorError::Shape { name: gguf_name(), found, expected });
         }
@@ -224,7 +257,42 @@ impl<'a> Loader<'a> {
         tensor
             .whole(&self.blocks)
             .map_err(|source| TensorError::Matrix { name: gguf_name(), source })?;
-        Ok(Some(tensor))
+        Ok(tensor)
+    }
+
+    /// The delta of a matrix of shape \[rows\]\[cols\], if it is an alias that has one.
+    fn delta(
+        &mut self,
+        role: Role,
+        layer: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Delta>, TensorError> {
+        if self.deltas.is_empty() || self.all.contains_key(&name_of(role, layer)) {
+            return Ok(None);
+        }
+        let (name, base) = (name_of(role, layer), role.gguf_name(layer));
+        let mut part = |suffix: &str| self.deltas.remove(&*format!("{base}{suffix}"));
+        let parts = [alias::DELTA, alias::DELTA_LEFT, alias::DELTA_RIGHT].map(&mut part);
+        let wrong = |info: &TensorInfo, problem| {
+            let name = Escaped::new(&info.name).to_string();
+            TensorError::Alias(AliasError::Delta { name, problem })
+        };
+        match parts {
+            [None, None, None] => Ok(None),
+            [Some(dense), None, None] => {
+                Ok(Some(Delta { left: self.enter(dense, name, rows, cols)?, right: None }))
+            }
+            [None, Some(left), Some(right)] => {
+                let rank = alias::rank(left.1)?;
+                let right = self.enter(right, name, rank, cols)?;
+                Ok(Some(Delta { left: self.enter(left, name, rows, rank)?, right: Some(right) }))
+            }
+            [Some((_, dense)), ..] => Err(wrong(dense, "stands beside a factor of low rank")),
+            [None, Some((_, one)), None] | [None, None, Some((_, one))] => {
+                Err(wrong(one, "is one factor of a delta; the other is missing"))
+            }
+        }
     }
 
     fn take(
@@ -307,7 +375,8 @@ impl<'a> Loader<'a> {
         cols: usize,
     ) -> Result<Projection, TensorError> {
         let tensor = self.take(weight, layer, rows, cols)?;
-        Ok(Projection { tensor, bias: self.vector_optional(bias, layer, rows)? })
+        let delta = self.delta(weight, layer, rows, cols)?;
+        Ok(Projection { tensor, delta, bias: self.vector_optional(bias, layer, rows)? })
     }
 
     /// One matrix for several projections, whose rows it holds one after another.
@@ -322,9 +391,13 @@ impl<'a> Loader<'a> {
         let mut first = 0;
         Ok(rows.map(|rows| {
             let tensor = Tensor { first, rows, ..whole.tensor.clone() };
+            let delta = whole.delta.as_ref().map(|delta| Delta {
+                left: Tensor { first, rows, ..delta.left.clone() },
+                right: delta.right.clone(),
+            });
             let bias = whole.bias.as_ref().map(|bias| bias[first..first + rows].to_vec());
             first += rows;
-            Projection { tensor, bias }
+            Projection { tensor, delta, bias }
         }))
     }
 
@@ -382,7 +455,11 @@ impl<'a> Loader<'a> {
         let up = [Role::FfnUp, Role::FfnUpBias];
         let input = match config.ffn.layout {
             FfnLayout::Gated => FfnInput::Gated {
-                gate: Projection { tensor: self.take(Role::FfnGate, layer, len, d)?, bias: None },
+                gate: Projection {
+                    tensor: self.take(Role::FfnGate, layer, len, d)?,
+                    delta: self.delta(Role::FfnGate, layer, len, d)?,
+                    bias: None,
+                },
                 up: self.projection(up, layer, len, d)?,
             },
             FfnLayout::GatedFused => {
@@ -406,7 +483,8 @@ impl<'a> Loader<'a> {
     ) -> Result<(Weights, Ropes, Option<Ropes>), TensorError> {
         let (d, vocab) = (config.d_model, config.vocab);
         let embedding = self.take(Role::TokenEmbedding, 0, vocab, d)?;
-        let layers: Result<_, _> = (0..config.layers).map(|l| self.layer(config, l)).collect();
+        let layers = (0..config.layers).map(|l| self.layer(config, l));
+        let layers = layers.collect::<Result<_, _>>()?;
         let output = [Role::OutputNorm, Role::OutputNormBias];
         let output_norm = self.norm(output, 0, d, config.norm.kind)?;
         let head = match self.take_optional(Role::Head, 0, vocab, d)? {
@@ -423,9 +501,16 @@ impl<'a> Loader<'a> {
             let layer = name.layer.map_or(0, |layer| layer as usize);
             return Err(TensorError::Unexpected { name: name.role.gguf_name(layer) });
         }
+        if let Some(name) = self.deltas.keys().next() {
+            return Err(TensorError::Unexpected { name: Escaped::new(name).to_string() });
+        }
+        if let Some(name) = self.aliases.keys().next() {
+            let layer = name.layer.map_or(0, |layer| layer as usize);
+            return Err(TensorError::Unexpected { name: name.role.gguf_name(layer) });
+        }
         let ropes = Ropes::new(&config.rope, short.as_deref());
         let long_ropes = long.map(|long| Ropes::new(&config.rope, Some(&long)));
-        let mut weights = Weights { embedding, layers: layers?, output_norm, head };
+        let mut weights = Weights { embedding, layers, output_norm, head };
         (0..).zip(weights.factors_mut()).for_each(|(number, tensor)| tensor.number = number);
         Ok((weights, ropes, long_ropes))
     }

@@ -1,22 +1,26 @@
 //! A model: files mapped and checked, tensors resolved to roles, configuration read.
 
+mod alias;
 mod kept;
 mod load;
 mod repack;
 mod screen;
+mod share;
 mod weights;
 
+pub use alias::AliasError;
 pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
 pub use repack::{RepackError, Repacked};
 pub use screen::{AdoptError, HeadScreen};
-pub(crate) use weights::{Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
+pub use share::Shared;
+pub(crate) use weights::{Delta, Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
 
 use crate::gguf::{Metadata, TensorInfo};
 use crate::rope::Ropes;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use aios_contract::{DType, ModelConfig, RoleGroup};
-use aios_residency::BlockTable;
+use aios_residency::{BlockStore, BlockTable};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -66,6 +70,29 @@ impl Model {
         let mut model = load::load(path)?;
         let repacked = repack::repack(&mut model, folder, progress);
         Ok((Arc::new(model), repacked))
+    }
+
+    /// As [`Model::load`], or as [`Model::load_repacked`] with the folder `panels`, with matrices
+    /// that other models of `store` have read from these (SPEC W13). Digests are kept in the folder
+    /// `digests`; where there are none yet, the files are read once to make them. What could not
+    /// be repacked is read as it stands.
+    ///
+    /// # Errors
+    /// Those of [`Model::load`].
+    pub fn load_shared(
+        path: &Path,
+        panels: Option<&Path>,
+        store: &BlockStore,
+        digests: Option<&Path>,
+    ) -> Result<(Arc<Self>, Shared), LoadError> {
+        let mut model = load::load(path)?;
+        if let Some(folder) = panels
+            && let Err(error) = repack::repack(&mut model, folder, &mut |_, _| true)
+        {
+            tracing::info!("the weights are not repacked: {error}");
+        }
+        let shared = model.share(store, digests);
+        Ok((Arc::new(model), shared))
     }
 
     /// The path that the model was loaded from.

@@ -94,18 +94,21 @@ pub(super) fn repack(
         let id = model.blocks.insert(name, piece.tensor.dtype, number, range);
         placed.push((piece.tensor.id, id.expect("ranges of a mapping that was just checked")));
     }
-    for tensor in model.weights.factors_mut() {
-        tensor.panels = placed.iter().find(|(id, _)| *id == tensor.id).map(|(_, panels)| *panels);
+    let Model { weights, blocks, .. } = model;
+    for tensor in weights.factors_mut() {
+        let same = placed.iter().find(|(id, _)| blocks.is_same(*id, tensor.id));
+        tensor.panels = same.map(|(_, panels)| *panels);
     }
     Ok(Repacked { path, bytes, made, source_sha256 })
 }
 
 /// The matrices that are repacked, each once, in the order in which a pass reads them.
-fn pieces(model: &mut Model) -> Vec<Piece> {
+fn pieces(model: &Model) -> Vec<Piece> {
+    let Model { weights, blocks, .. } = model;
     let mut pieces: Vec<Piece> = Vec::new();
-    for tensor in model.weights.factors_mut() {
+    for tensor in weights.factors() {
         let bytes = packed_bytes(tensor.dtype, tensor.total_rows, tensor.cols);
-        let known = pieces.last().is_some_and(|last| last.tensor.id == tensor.id);
+        let known = pieces.iter().any(|piece| blocks.is_same(piece.tensor.id, tensor.id));
         if let Some(bytes) = bytes.filter(|_| !known && tensor.total_rows >= PANEL_ROWS) {
             pieces.push(Piece { tensor: tensor.clone(), bytes });
         }

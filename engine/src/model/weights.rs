@@ -47,6 +47,11 @@ impl Tensor {
         self.panels.filter(|_| !exact && self.first.is_multiple_of(PANEL_ROWS))
     }
 
+    /// Whether products read these rows in panels.
+    pub(crate) fn is_packed(&self, exact: bool) -> bool {
+        self.packed(exact).is_some()
+    }
+
     /// Where the rows that are meant lie, as products read them fastest.
     pub(crate) fn run(&self, exact: bool) -> Run {
         let row = self.row_bytes();
@@ -87,11 +92,33 @@ impl Tensor {
     }
 }
 
-/// A matrix and its bias.
+/// What is added to the product of a canonical matrix: left · x, or left · (right · x).
+#[derive(Clone, Debug)]
+pub(crate) struct Delta {
+    pub left: Tensor,
+    pub right: Option<Tensor>,
+}
+
+/// A matrix, what is added to it if it is an alias, and its bias.
 #[derive(Clone, Debug)]
 pub(crate) struct Projection {
     pub tensor: Tensor,
+    pub delta: Option<Delta>,
     pub bias: Option<Vec<f32>>,
+}
+
+impl Projection {
+    /// Its matrices in the order in which they are read.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let delta = self.delta.iter().flat_map(|d| d.right.iter().chain([&d.left]));
+        std::iter::once(&self.tensor).chain(delta)
+    }
+
+    /// The same, to change what is known of where they are.
+    fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let delta = self.delta.iter_mut().flat_map(|d| d.right.iter_mut().chain([&mut d.left]));
+        std::iter::once(&mut self.tensor).chain(delta)
+    }
 }
 
 /// Gain and bias of a norm.
@@ -183,7 +210,7 @@ impl Layer {
         };
         let attention = [&mut self.q, &mut self.k, &mut self.v, &mut self.o];
         let ffn = [second, &mut self.ffn.down];
-        attention.into_iter().chain(first).chain(ffn).map(|projection| &mut projection.tensor)
+        attention.into_iter().chain(first).chain(ffn).flat_map(Projection::tensors_mut)
     }
 }
 
@@ -196,7 +223,7 @@ impl Weights {
     /// The matrices that products read, in order.
     pub(crate) fn factors(&self) -> impl Iterator<Item = &Tensor> {
         let layers = self.layers.iter().flat_map(Layer::projections);
-        layers.map(|projection| &projection.tensor).chain(std::iter::once(&self.head))
+        layers.flat_map(Projection::tensors).chain(std::iter::once(&self.head))
     }
 
     /// Bytes that a decoded token reads, by role.
@@ -206,7 +233,7 @@ impl Weights {
         let mut list = vec![(Role::TokenEmbedding, row as u64)];
         for projection in self.layers.iter().flat_map(Layer::projections) {
             let bias = projection.bias.as_ref().map_or(0, |bias| 4 * bias.len());
-            let bytes = projection.tensor.bytes() + bias;
+            let bytes = projection.tensors().map(Tensor::bytes).sum::<usize>() + bias;
             list.push((role(&projection.tensor), bytes as u64));
         }
         list.push((Role::Head, self.head.bytes() as u64));

@@ -175,9 +175,13 @@ fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
     group: &Group<'_>,
     to: Target<'_, '_>,
 ) {
-    // One or two columns leave the processor's own prefetching time to keep up, and the columns
+    // One or two columns leave most processors' own prefetching time to keep up, and the columns
     // after the first ones find the panel in the cache.
-    let ahead = if C >= 3 && group.first == 0 { AHEAD } else { 0 };
+    let ahead = match group.first {
+        0 if C >= 3 => AHEAD,
+        0 => to.piece.isa.ahead(),
+        _ => 0,
+    };
     let words = to.piece.input.len / 4;
     let mut lanes: F32s = [0.0; LANES];
     for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {

@@ -4,6 +4,7 @@ use super::build::is_slow;
 use super::*;
 use crate::disk::Access;
 use crate::mapping::Mapping;
+use crate::pointers::BlockFlags;
 use aios_contract::{DType, Role, TensorName};
 use std::time::Duration;
 
@@ -176,4 +177,46 @@ fn a_disk_is_slow_only_where_enough_was_read_to_tell() {
     let second = Duration::from_secs(1);
     assert!(is_slow(199_000_000, second) && !is_slow(201_000_000, second));
     assert!(!is_slow(1000, second));
+}
+
+#[test]
+fn the_pointer_table_has_every_byte_where_it_lies() {
+    let case = case();
+    let check = |resident: &Resident| {
+        let pointers = resident.pointers(&case.table, None);
+        let mut streamed = 0;
+        for (index, run) in case.runs.factors.iter().enumerate() {
+            let range = pointers.of_run(index).expect("a run");
+            let mut at = 0;
+            for number in range {
+                let block = pointers.get(number).expect("a block");
+                assert_eq!((block.run as usize, block.offset), (index, at));
+                at += block.bytes as usize;
+                if block.address == 0 {
+                    assert!(block.flags.has(BlockFlags::STREAM));
+                    streamed += block.bytes as usize;
+                } else if let Some(whole) = resident.whole(&case.table, index) {
+                    assert_eq!(block.address, whole[block.offset..].as_ptr().addr());
+                }
+            }
+            assert_eq!(at, run.range.len());
+        }
+        // The embedding is behind the runs.
+        let rows = pointers.of_run(LENGTHS.len()).expect("the embedding");
+        assert_eq!(rows.end, pointers.len());
+        (pointers, streamed)
+    };
+    let (mapped, streamed) = check(&Resident::mapped(case.runs.clone()));
+    assert_eq!(streamed, 0);
+    assert!(mapped.iter().all(|block| block.flags.has(BlockFlags::WARM)));
+    // Rows of the first block stand for an embedding: it is the same bytes.
+    let first = mapped.get(0).expect("a block").flags;
+    let last = mapped.get(mapped.len() - 1).expect("a block").flags;
+    assert!(first.has(BlockFlags::ALIASED) && last.has(BlockFlags::CANONICAL));
+    let (hot, streamed) = check(&case.within(1 << 20).expect("placed"));
+    assert_eq!(streamed, 0);
+    assert!(hot.iter().all(|block| block.flags.has(BlockFlags::HOT)));
+    assert!(hot.iter().all(|block| !block.flags.has(BlockFlags::ALIASED)));
+    let (_, streamed) = check(&case.within(160_000).expect("placed"));
+    assert!(streamed > 0);
 }

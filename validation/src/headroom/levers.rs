@@ -123,25 +123,11 @@ fn lossless(name: LeverName, at_stake: u64, saved: u64, verdict: String) -> Leve
 fn aliasing(bytes: &TokenBytes, parts: &Parts) -> Lever {
     let similarity = &parts.similarity;
     let at_stake = bytes.attention + bytes.ffn;
-    let Some(largest) = similarity.block_largest else {
-        let verdict = "gives nothing: there are no two layers to share weights".to_owned();
-        return lossless(LeverName::Aliasing, at_stake, 0, verdict);
-    };
-    let kilobytes = similarity.block_bytes >> 10;
-    if similarity.alike_bytes == 0 {
-        let verdict = format!(
-            "gives nothing: the most alike {kilobytes} KB blocks of neighbouring layers have a \
-             cosine of {largest:.2}, and sharing asks for 0.95 to 0.99"
-        );
+    let alike = similarity.alike_bytes;
+    let verdict = similarity.verdict();
+    if alike == 0 {
         return lossless(LeverName::Aliasing, at_stake, 0, verdict);
     }
-    let alike = similarity.alike_bytes;
-    let verdict = format!(
-        "may save up to {} a token: so many bytes of {kilobytes} KB blocks are alike enough \
-         (largest cosine {largest:.4}); what sharing them costs is not measured here, and blocks \
-         that are equal count as duplicates",
-        megabytes(alike)
-    );
     Lever {
         saved_kl_0_001: None,
         saved_perplexity_0_5_percent: None,

@@ -26,7 +26,7 @@ use aios_engine::gguf::GgufError;
 use aios_engine::tokenizer::{ParseSpecial, TokenizerError};
 use aios_engine::{EngineError, Executor, ExecutorOptions, Model};
 use aios_residency::MapError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use activations::{Zeros, measure_zeros};
@@ -144,6 +144,19 @@ pub fn tokenise<'p>(
         }
     }
     Ok(list)
+}
+
+/// How alike the layers of the model in the file at `path` are: which blocks the zones' thresholds
+/// would let be aliased (SPEC H2).
+///
+/// # Errors
+/// [`HeadroomError`].
+pub fn alike(
+    path: &Path,
+    layers: usize,
+    progress: &mut Progress<'_>,
+) -> Result<similarity::Similarity, HeadroomError> {
+    similarity::measure(&GgufFile::open(path)?, layers, progress)
 }
 
 /// Measures all parts. `options` says how to compute; their context is replaced by the plan's.

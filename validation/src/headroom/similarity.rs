@@ -1,6 +1,7 @@
 //! How alike neighbouring layers are: what aliasing one layer's weights to another's would need.
 
 use super::files::{GgufFile, Matrix};
+use super::levers::megabytes;
 use super::{HeadroomError, Progress, step};
 use crate::divergence::quantile;
 use aios_contract::{Placement, Role};
@@ -78,6 +79,28 @@ pub struct Similarity {
     pub tensor_largest: Option<f64>,
     /// Bytes of blocks that are alike enough to be aliased.
     pub alike_bytes: u64,
+}
+
+impl Similarity {
+    /// What aliasing layers to one another would give, in words that go on after its name.
+    pub fn verdict(&self) -> String {
+        let Some(largest) = self.block_largest else {
+            return "gives nothing: there are no two layers to share weights".to_owned();
+        };
+        let kilobytes = self.block_bytes >> 10;
+        if self.alike_bytes == 0 {
+            return format!(
+                "gives nothing: the most alike {kilobytes} KB blocks of neighbouring layers have a \
+                 cosine of {largest:.2}, and sharing asks for 0.95 to 0.99"
+            );
+        }
+        format!(
+            "may save up to {} a token: so many bytes of {kilobytes} KB blocks are alike enough \
+             (largest cosine {largest:.4}); what sharing them costs is not measured here, and \
+             blocks that are equal count as duplicates",
+            megabytes(self.alike_bytes)
+        )
+    }
 }
 
 /// The pairs of neighbouring layers of one role in one zone; a pair is in its first layer's zone.

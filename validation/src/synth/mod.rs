@@ -1,7 +1,8 @@
 //! Synthetic models: GGUF files of published shapes with random weights, to measure with where the
 //! real weights cannot be had. Speed and bytes depend on shapes and dtypes alone; what such a model
-//! says means nothing, and its metadata says so (SPEC.md, rules Y1 to Y7).
+//! says means nothing, and its metadata says so (SPEC.md, rules Y1 to Y8).
 
+mod alias;
 mod fill;
 mod layout;
 mod metadata;
@@ -71,6 +72,18 @@ pub enum Error {
         /// The number asked for.
         vocab: u32,
     },
+    /// The rank of deltas makes no sense, or the model has no layers that could share.
+    #[error(
+        "deltas of rank {rank} in {layers} layers: choose 1 to {}, and layers of which several lie \
+         at 40 to 60 % depth",
+        alias::RANK_MAX
+    )]
+    Alias {
+        /// The rank asked for.
+        rank: u32,
+        /// Layers of the model.
+        layers: u32,
+    },
     /// There is something of that name, and it is not to be replaced.
     #[error("{} exists; give another name, or --force to replace it", path.display())]
     Exists {
@@ -105,6 +118,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Plan {
     seed: u64,
+    layers: u32,
     metadata: Metadata,
     tensors: Vec<Tensor>,
     data_bytes: u64,
@@ -126,14 +140,34 @@ impl Recipe {
         }
         let shape = Shape { layers, vocab, ..*self.shape };
         let tensors = layout::tensors(&shape, self.quant);
-        let sizes = tensors.iter().map(|tensor| tensor.spec.bytes());
-        let data_bytes = sizes.sum::<Result<u64, GgufError>>().map_err(WriteError::from)?;
+        let data_bytes = data_bytes(&tensors)?;
         let metadata = metadata::metadata(self, &shape);
-        Ok(Plan { seed: self.seed, metadata, tensors, data_bytes })
+        Ok(Plan { seed: self.seed, layers, metadata, tensors, data_bytes })
     }
 }
 
+fn data_bytes(tensors: &[Tensor]) -> Result<u64, Error> {
+    let sizes = tensors.iter().map(|tensor| tensor.spec.bytes());
+    Ok(sizes.sum::<Result<u64, GgufError>>().map_err(WriteError::from)?)
+}
+
 impl Plan {
+    /// Has the layers of 40 to 60 % depth share the matrices of the first of them, with deltas of
+    /// rank `rank` (SPEC Y8).
+    ///
+    /// # Errors
+    /// [`Error::Alias`].
+    pub fn with_aliases(mut self, rank: u32) -> Result<Self, Error> {
+        let layers = self.layers;
+        let possible = (1..=alias::RANK_MAX).contains(&rank);
+        let Self { metadata, tensors, .. } = &mut self;
+        if !possible || alias::share(metadata, tensors, layers as usize, rank) == 0 {
+            return Err(Error::Alias { rank, layers });
+        }
+        self.data_bytes = data_bytes(&self.tensors)?;
+        Ok(self)
+    }
+
     /// The tensors in the order of the file.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorSpec> {
         self.tensors.iter().map(|tensor| &tensor.spec)

@@ -264,3 +264,32 @@ fn a_file_appears_whole_or_not_at_all() {
     assert_eq!(fs::read(&raced).unwrap(), b"theirs");
     assert_eq!(entries(), 2);
 }
+
+#[test]
+fn layers_in_the_middle_share_matrices_if_asked_to() {
+    let shape = Shape::named("smollm2-135m").expect("a shape");
+    let quant = "Q4_K_M".parse().expect("a quant");
+    let recipe = |layers| Recipe { shape, quant, seed: 1, layers: Some(layers), vocab: Some(512) };
+    let plain = recipe(10).plan().expect("a plan");
+    let before = plain.data_bytes();
+    let shared = plain.with_aliases(8).expect("two layers at 40 to 60 %");
+    assert!(shared.data_bytes() < before * 95 / 100);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("shared.gguf");
+    shared.create(&path, false, |_| ControlFlow::Continue(())).expect("made");
+    // The engine runs it, and the contract's judge finds what R3 asks for.
+    let model = aios_engine::Model::load(&path).expect("a sound model");
+    let counted: u64 = model.bytes_per_token().iter().map(|(_, bytes)| bytes).sum();
+    assert!(counted > before * 9 / 10, "canonical bytes are read in every layer");
+    let bytes = std::fs::read(&path).expect("read");
+    let header = aios_engine::gguf::Gguf::parse(&bytes).expect("a header");
+    let aliases = crate::compliance::extract::aliases(&header, &bytes, 10).expect("sound");
+    let aliases = aliases.expect("aliases");
+    assert_eq!(aliases.of_band().count(), 7);
+    let ratio = aliases.delta_ratio_max().expect("norms");
+    assert!((0.02..0.1).contains(&ratio), "{ratio}");
+    for (layers, rank) in [(2, 8), (10, 0), (10, 257)] {
+        let refused = recipe(layers).plan().expect("a plan").with_aliases(rank);
+        assert!(matches!(refused, Err(Error::Alias { .. })), "{layers} {rank}");
+    }
+}

@@ -33,7 +33,8 @@ pub struct Options {
     pub tokens: u64,
 }
 
-/// A family of models and who does what in it. A model is a name that `aios models` lists, or a file.
+/// A family of models and who does what in it. A model is a name that `aios models` lists, or a
+/// file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Family {

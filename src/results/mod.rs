@@ -1,5 +1,5 @@
-//! Results (SPEC J): what the records of a benchmark come to, as tables, pictures and the cells of a
-//! manuscript.
+//! Results (SPEC J): what the records of a benchmark come to, as tables, pictures and the cells of
+//! a manuscript.
 //!
 //! ```text
 //! logs -> Answer (complete, or refused) -> Stratum (one mode, one revision) -> Table -> RESULTS.md

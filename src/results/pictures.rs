@@ -24,10 +24,11 @@ pub(super) fn pictures(results: &Results) -> Vec<Picture> {
     ];
     for (condition, stratum) in &results.strata {
         // A label says what is not real, and which revision, where there is more than one.
-        let label = match (results.strata.len(), condition.mode) {
-            (1, ExecutionMode::Real) => String::new(),
-            (1, mode) => format!(" ({})", mode.name()),
-            _ => format!(" ({}, {})", condition.mode.name(), condition.revision),
+        let one = results.strata.keys().all(|other| other.revision == condition.revision);
+        let label = match (one, condition.mode) {
+            (true, ExecutionMode::Real) => String::new(),
+            (true, mode) => format!(" ({})", mode.name()),
+            (false, mode) => format!(" ({}, {})", mode.name(), condition.revision),
         };
         let rows = [routing, accepted, latency, throughput, bytes, fragments];
         for ((_, dots), rows) in pictures.iter_mut().zip(rows) {

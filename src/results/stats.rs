@@ -107,8 +107,8 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The least of the sorted `values` that at least the share `share` of them does not exceed: one that
-/// occurred. `None` without values.
+/// The least of the sorted `values` that at least the share `share` of them does not exceed: one
+/// that occurred. `None` without values.
 pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     // A product like 0.95 * 20 must not count as 19.000000000000004.
     let rank = (share * values.len() as f64 - 1e-9).ceil().max(1.0) as usize;

@@ -97,8 +97,8 @@ fn routing(answers: &[Answer]) -> Table {
     Table {
         name: "routing",
         title: "Routing accuracy",
-        note: "Prompts whose tier is the one that people gave them, in every repeat; the interval is \
-               Wilson's.",
+        note: "Prompts whose tier is the one that people gave them, in every repeat; the interval \
+               is Wilson's.",
         columns: vec![
             FAMILY,
             Column::plain("tier", "Tier"),
@@ -170,8 +170,8 @@ fn latency(answers: &[Answer]) -> Table {
     Table {
         name: "latency",
         title: "Latency",
-        note: "From the request to the last token, ms. Cold is the first answer of a model after it \
-               was loaded.",
+        note: "From the request to the last token, ms. Cold is right after the models were \
+               unloaded, so that it has their loading in it.",
         columns: vec![
             FAMILY,
             Column::plain("layer", "Layer"),
@@ -278,8 +278,8 @@ fn fragments(answers: &[Answer]) -> Table {
     Table {
         name: "fragments",
         title: "Retrieved fragments",
-        note: "Fragments that were returned, and those that passed the threshold; the quartiles are \
-               the ends of the IQR.",
+        note: "Fragments that were returned, and those that passed the threshold; the quartiles \
+               are the ends of the IQR.",
         columns: vec![
             FAMILY,
             Column::plain("backend", "Backend"),
@@ -360,9 +360,9 @@ fn paired(answers: &[Answer]) -> Table {
     Table {
         name: "paired",
         title: "Paired comparisons",
-        note: "The same prompt under two conditions, its repeats taken together as their median. The \
-               median difference with the interval of the bootstrap, Wilcoxon's signed-rank test \
-               (two-sided), and its probability corrected for the number of tests (Holm).",
+        note: "The same prompt under two conditions, its repeats taken together as their median. \
+               The median difference with the interval of the bootstrap, Wilcoxon's signed-rank \
+               test (two-sided), and its probability corrected for the number of tests (Holm).",
         columns: vec![
             FAMILY,
             Column::plain("metric", "Metric"),

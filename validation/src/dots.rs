@@ -13,7 +13,7 @@ use crate::raster::{Surface, png};
 const WIDTH: u32 = 900;
 const ROW_HEIGHT: u32 = 26;
 /// What is not rows: title, axis and legend.
-const FRAME_HEIGHT: u32 = 130;
+const FRAME_HEIGHT: u32 = 110;
 /// Pixels of a letter of a row's name.
 const LETTER_WIDTH: usize = 8;
 const LABELS_WIDTH_MAX: usize = 420;
@@ -78,8 +78,13 @@ impl Dots {
     }
 
     fn size(&self) -> (u32, u32) {
-        let rows = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        let rows = u32::try_from(self.rows.len() + self.free_rows()).unwrap_or(u32::MAX);
         (WIDTH, FRAME_HEIGHT.saturating_add(rows.saturating_mul(ROW_HEIGHT)).min(16_000))
+    }
+
+    /// Rows that are left free at the top, so that the legend hides no figure.
+    fn free_rows(&self) -> usize {
+        self.series.len().div_ceil(2) + 1
     }
 
     /// From 0 to the largest value or end of an interval.
@@ -99,7 +104,7 @@ impl Dots {
             .margin(14)
             .x_label_area_size(44)
             .y_label_area_size(u32::try_from(labels).map_err(text)?)
-            .build_cartesian_2d(self.range(), rows..0.0)
+            .build_cartesian_2d(self.range(), rows..-(self.free_rows() as f64))
             .map_err(text)?;
         chart
             .configure_mesh()

@@ -1,5 +1,6 @@
 //! An answer of the benchmark: a record that has everything which results are made of.
 
+use std::fmt;
 use std::path::Path;
 
 use super::error::ResultsError;
@@ -21,6 +22,14 @@ pub struct Case {
     pub prompt: String,
     pub warm: bool,
     pub repeat: u64,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { run, family, layer, backend, prompt, warm, repeat } = self;
+        let warmth = if *warm { "warm" } else { "cold" };
+        write!(f, "{family}, {layer}, {backend}, {prompt}, {warmth} {repeat} of the run {run:?}")
+    }
 }
 
 /// What a record of the benchmark says, with nothing missing.

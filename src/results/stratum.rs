@@ -115,7 +115,7 @@ impl Intake<'_> {
         }
         if !verified.torn.is_empty() {
             let n = verified.torn.len();
-            let note = format!("{}: {n} lines were torn by crashes", path.display());
+            let note = format!("{}: lines torn by crashes: {n}", path.display());
             self.results.notes.push(note);
         }
         refused.map_or(Ok(()), Err)
@@ -165,13 +165,14 @@ impl Intake<'_> {
                 let Some(first) = cases.insert(answer.case.clone(), answer.place.clone()) else {
                     continue;
                 };
-                let (case, second) = (format!("{:?}", answer.case), answer.place.clone());
+                let (case, second) = (answer.case.to_string(), answer.place.clone());
                 return Err(ResultsError::Twice { case, first, second });
             }
             stratum.count_unanswered();
             if stratum.unanswered > 0 {
                 let (n, label) = (stratum.unanswered, condition.label());
-                let note = format!("{n} cases failed and have no answer ({label}); run them again");
+                let note =
+                    format!("cases that failed and have no answer: {n} ({label}); run them again");
                 results.notes.push(note);
             }
         }

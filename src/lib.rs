@@ -2,6 +2,7 @@
 //! look at the machine.
 #![forbid(unsafe_code)]
 
+pub mod bench_arch;
 pub mod chat;
 pub mod cli;
 pub mod config;
@@ -14,5 +15,6 @@ pub mod models;
 pub mod persona;
 pub mod provenance;
 pub mod registry;
+pub mod results;
 pub mod router;
 pub mod stats;

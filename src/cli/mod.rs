@@ -7,6 +7,7 @@ mod acceptance;
 mod args;
 mod baseline;
 mod bench;
+mod bench_arch;
 mod chat;
 mod compliance;
 mod config;
@@ -27,6 +28,7 @@ mod provenance;
 mod recording;
 mod registry;
 mod replay;
+mod results;
 mod route;
 mod run;
 mod simulate;
@@ -49,6 +51,7 @@ pub use args::{
     CacheArgs, ComputeArgs, ContextArgs, GenerateArgs, MemoryArgs, ModelArgs, SamplingArgs,
     StatsFormat, ThreadArgs, spell_out,
 };
+pub use bench_arch::{BenchArchArgs, Connect, bench_arch};
 pub use chat::{ChatArgs, run as run_chat};
 pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroom};
 pub use models::model_file;
@@ -124,6 +127,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Provenance(provenance::ProvenanceArgs),
     Data(data::DataArgs),
+    Results(results::ResultsArgs),
     Route(route::RouteArgs),
     Persona(persona::PersonaArgs),
 }
@@ -185,6 +189,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Results(args) => results::run(&args),
         Command::Route(args) => route::run(&args),
         Command::Persona(args) => persona::run(&args),
     };

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 /// A field.
-pub(super) enum Field<'a> {
+pub(crate) enum Field<'a> {
     /// Nothing.
     Null,
     /// A text, which is quoted where it has to be, and where it is empty.
@@ -15,7 +15,7 @@ pub(super) enum Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn of(value: Option<&'a Value>) -> Self {
+    pub(crate) fn of(value: Option<&'a Value>) -> Self {
         match value {
             None | Some(Value::Null) => Self::Null,
             Some(Value::String(text)) => Self::Text(text),
@@ -25,7 +25,7 @@ impl<'a> Field<'a> {
 }
 
 /// Writes a line.
-pub(super) fn line<'a>(
+pub(crate) fn line<'a>(
     out: &mut dyn Write,
     fields: impl Iterator<Item = Field<'a>>,
 ) -> io::Result<()> {

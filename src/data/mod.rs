@@ -1,7 +1,7 @@
 //! What the system has kept, as tables: described column by column, or written out for other
 //! programs. A store is a [`Table`] by implementing one method.
 
-mod csv;
+pub(crate) mod csv;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

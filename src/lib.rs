@@ -18,3 +18,4 @@ pub mod registry;
 pub mod results;
 pub mod router;
 pub mod stats;
+pub mod system;

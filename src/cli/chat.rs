@@ -3,25 +3,19 @@
 use std::io::{self, IsTerminal};
 use std::sync::atomic::AtomicBool;
 
-use aios_engine::Session;
 use anyhow::Context;
 use clap::Args;
 
 use super::recording::all_recorded;
 use super::run::{finish, prompt_of};
-use super::speculation::KnownCosts;
-use super::{
-    ContextArgs, GenerateArgs, Named, RecordArgs, SamplingArgs, SpecArgs, ThreadArgs, WeightArgs,
-    registry,
-};
-use crate::chat::{
-    Answer, ChatError, Conversation, Editor, Message, Piped, Repl, Responder, Screen, Settings,
-};
+use super::seat::{Seat, SeatArgs};
+use super::{GenerateArgs, SamplingArgs, registry};
+use crate::chat::{Answer, ChatError, Editor, Message, Piped, Repl, Responder, Screen, Settings};
 use crate::config::{Family, Loaded, ModelRole, Place};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::models::Store;
 use crate::provenance::SharedLog;
-use crate::registry::{Backend, Lease, Listing, Registry, RegistryError, SessionOptions};
+use crate::registry::{Backend, Lease, Listing, Registry, RegistryError};
 
 /// Talk to a model in the format of its own chat template.
 #[derive(Args, Clone, Debug)]
@@ -44,17 +38,9 @@ pub struct ChatArgs {
     #[command(flatten)]
     generate: GenerateArgs,
     #[command(flatten)]
-    weights: WeightArgs,
-    #[command(flatten)]
-    context: ContextArgs,
-    #[command(flatten)]
-    threads: ThreadArgs,
-    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    speculation: SpecArgs,
-    #[command(flatten)]
-    record: RecordArgs,
+    seat: SeatArgs,
 }
 
 /// What answers: a session of the model that serves as main, or of another that `/model` chose.
@@ -66,47 +52,6 @@ struct Talk<'a> {
     seat: Seat,
     /// What was not recorded of a model's answers that answers no more.
     lost: Option<anyhow::Error>,
-}
-
-/// A session, and the right to its model.
-struct Seat {
-    conversation: Conversation,
-    costs: Option<KnownCosts>,
-    lease: Lease<dyn Backend>,
-}
-
-impl Seat {
-    /// Sets a session up with the model of `lease`.
-    fn open(
-        args: &ChatArgs,
-        log: Option<SharedLog>,
-        lease: &Lease<dyn Backend>,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Self> {
-        let local = lease.local().context("it is not run by this engine")?;
-        let model = local.model();
-        let entry = local.executor_options(&SessionOptions::default());
-        let mut options = args.context.over(entry, &args.threads, model.config().context);
-        args.speculation.make_room(&mut options, interrupt)?;
-        let mut session = Session::new(model.clone(), options)?;
-        let costs = args.speculation.set_up(&mut session, &args.weights, interrupt)?;
-        let models = Named {
-            main: lease.name(),
-            draft: args.speculation.drafting(costs.as_ref()),
-            spec: args.speculation.spec,
-        };
-        let recorder = args.record.recorder(log, "chat", &mut session, models, interrupt)?;
-        let conversation = Conversation::new(session)?.with_clock(args.record.clock());
-        let conversation = conversation.with_recorder(recorder);
-        Ok(Self { conversation, costs, lease: lease.clone() })
-    }
-
-    /// Keeps what was learned of the cost of passes.
-    fn keep_costs(&self) {
-        if let Some(costs) = &self.costs {
-            costs.keep(self.conversation.session());
-        }
-    }
 }
 
 impl<'a> Talk<'a> {
@@ -123,7 +68,9 @@ impl<'a> Talk<'a> {
                 .serving(ModelRole::Main)
                 .ok_or(RegistryError::NoRole { role: ModelRole::Main })?,
         };
-        let open = |lease: &Lease<dyn Backend>| Seat::open(args, log.clone(), lease, interrupt);
+        let open = |lease: &Lease<dyn Backend>| {
+            Seat::open(&args.seat, "chat", log.clone(), lease, interrupt)
+        };
         let seat = registry.swap_with(ModelRole::Main, &name, open)?;
         Ok(Self { args, interrupt, registry, log, seat, lost: None })
     }
@@ -167,7 +114,9 @@ impl Responder for Talk<'_> {
         let Self { args, interrupt, registry, log, seat, lost } = self;
         let old = seat.lease.name().to_owned();
         let opened = registry::find(registry, name).and_then(|name| {
-            let open = |lease: &Lease<dyn Backend>| Seat::open(args, log.clone(), lease, interrupt);
+            let open = |lease: &Lease<dyn Backend>| {
+                Seat::open(&args.seat, "chat", log.clone(), lease, interrupt)
+            };
             Ok(registry.swap_with(ModelRole::Main, &name, open)?)
         });
         let new = opened.with_context(|| format!("{} still answers", old.escape_debug()))?;
@@ -199,11 +148,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
 pub fn run_with(args: &ChatArgs, place: &Place) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let prompt = prompt_of(&args.generate)?;
-    let log = args.record.open()?;
+    let log = args.seat.record.open()?;
     let config = Loaded::load(place)?.config;
-    let registry = registry::registry(&config, &args.weights, &interrupt)?;
+    let registry = registry::registry(&config, &args.seat.weights, &interrupt)?;
     let talk = Talk::start(args, registry, log, &interrupt)?;
-    let settings = args.record.settings(args.sampling.settings(args.generate.max_tokens()));
+    let settings = args.seat.record.settings(args.sampling.settings(args.generate.max_tokens()));
     let system = args.system_prompt.clone();
     let name = talk.seat.lease.name().escape_debug().to_string();
     let mut repl = Repl::new(talk, settings, system, interrupt.clone());
@@ -223,7 +172,8 @@ pub fn run_with(args: &ChatArgs, place: &Place) -> anyhow::Result<()> {
         repl.run(&mut Piped(io::stdin().lock()), &mut screen)
     };
     repl.responder().seat.keep_costs();
-    let total = repl.total().map(|total| total.clone().with_mode(args.speculation.spec.name()));
+    let total =
+        repl.total().map(|total| total.clone().with_mode(args.seat.speculation.spec.name()));
     finish(args.generate.stats, total.as_ref())?;
     outcome?;
     let talk = repl.responder_mut();

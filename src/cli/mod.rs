@@ -5,9 +5,11 @@
 
 mod acceptance;
 mod args;
+mod ask;
 mod baseline;
 mod bench;
 mod bench_arch;
+mod bench_system;
 mod chat;
 mod compliance;
 mod config;
@@ -31,6 +33,7 @@ mod replay;
 mod results;
 mod route;
 mod run;
+mod seat;
 mod simulate;
 mod speculation;
 mod synth;
@@ -103,6 +106,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Chat(chat::ChatArgs),
+    Ask(ask::AskArgs),
     Run(run::RunArgs),
     Config(config::ConfigArgs),
     Models(models::ModelsArgs),
@@ -127,6 +131,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Provenance(provenance::ProvenanceArgs),
     Data(data::DataArgs),
+    BenchArch(bench_arch::BenchArchArgs),
     Results(results::ResultsArgs),
     Route(route::RouteArgs),
     Persona(persona::PersonaArgs),
@@ -165,6 +170,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let place = Place::of(cli.config.as_deref());
     let outcome = match cli.command {
         Command::Chat(args) => chat::run_with(&args, &place),
+        Command::Ask(args) => ask::run(&args, &place),
         Command::Run(args) => run::run(&args),
         Command::Models(args) => models::list(&args, &place),
         Command::Config(args) => config::run(&args, &place),
@@ -189,6 +195,9 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::BenchArch(args) => bench_arch(&args, &mut |options, path, interrupt| {
+            bench_system::connect(options, path, interrupt, &place)
+        }),
         Command::Results(args) => results::run(&args),
         Command::Route(args) => route::run(&args),
         Command::Persona(args) => persona::run(&args),

@@ -25,7 +25,7 @@ pub use nearest::{nearest, quoted};
 pub use parse::{Lines, parse};
 pub use show::{Origin, Setting};
 
-use crate::registry;
+use crate::{memory, persona, provenance, registry, router};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "aios.toml";
@@ -43,18 +43,39 @@ pub struct Config {
     pub models: Vec<ModelEntry>,
     /// `[registry]`.
     pub registry: registry::Options,
+    /// `[router]`.
+    pub router: router::Options,
+    /// `[memory]`.
+    pub memory: memory::Options,
+    /// `[persona]`.
+    pub persona: persona::Options,
+    /// `[provenance]`.
+    pub provenance: provenance::Options,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { models: vec![ModelEntry::builtin()], registry: registry::Options::default() }
+        Self {
+            models: vec![ModelEntry::builtin()],
+            registry: registry::Options::default(),
+            router: router::Options::default(),
+            memory: memory::Options::default(),
+            persona: persona::Options::default(),
+            provenance: provenance::Options::default(),
+        }
     }
 }
 
 impl Config {
     /// What each section's own check says of it.
-    fn sections(&self) -> [(&'static str, Result<(), String>); 1] {
-        [("registry", self.registry.check())]
+    fn sections(&self) -> [(&'static str, Result<(), String>); 5] {
+        [
+            ("registry", self.registry.check()),
+            ("router", self.router.check().map_err(|error| error.to_string())),
+            ("memory", self.memory.check().map_err(|error| error.to_string())),
+            ("persona", self.persona.check()),
+            ("provenance", self.provenance.check()),
+        ]
     }
 }
 

@@ -106,7 +106,9 @@ pub fn parse(text: &str, folder: &Path) -> Result<(Config, Lines), Fault> {
     for (section, checked) in config.sections() {
         checked.map_err(|reason| lines.fault(section, reason))?;
     }
-    for file in config.models.iter_mut().filter_map(|model| model.file.as_mut()) {
+    let parts = [&mut config.memory.store, &mut config.persona.file, &mut config.provenance.path];
+    let files = config.models.iter_mut().map(|model| &mut model.file).chain(parts);
+    for file in files.flatten() {
         *file = resolved(file, folder);
     }
     Ok((config, lines))

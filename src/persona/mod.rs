@@ -5,12 +5,15 @@
 //! speak as the system. That it cannot spell a control token either is the work of
 //! [`aios_engine::template`], which keeps apart what a message wrote and what the template wrote.
 
+mod options;
 mod quote;
 
 use std::path::{Path, PathBuf};
 
 use aios_engine::tokenizer::{ParseSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
+
+pub use options::Options;
 
 use crate::chat::{Message, Role};
 use crate::router::Tier;

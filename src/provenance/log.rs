@@ -136,12 +136,14 @@ struct Tail {
 }
 
 /// What was appended, and is on the disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Receipt {
     /// The record's number.
     pub id: u64,
     /// The SHA-256 of its line.
     pub sha256: String,
+    /// The record itself.
+    pub record: Record,
 }
 
 /// A log that records are appended to.
@@ -234,7 +236,7 @@ impl<S: Storage> Log<S> {
             let _ = self.storage.truncate(&present, length);
             return Err(self.failed("write", source));
         }
-        Ok(Receipt { id, sha256 })
+        Ok(Receipt { id, sha256, record })
     }
 
     /// The present file gets the next number, and an empty one takes its place.

@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 use super::digests;
 use super::error::ProvenanceError;
-use super::log::{Log, Receipt};
+use super::log::Log;
 use super::record::{
-    Bench, Env, ExecutionMode, Figure, Layer, ModelFile, Phases, Plan, Quality, Request, Retrieval,
-    Routing, Sampling, SpecDecode, Tier, Tokens,
+    Bench, Env, ExecutionMode, Figure, Layer, ModelFile, Phases, Plan, Quality, Record, Request,
+    Retrieval, Routing, Sampling, SpecDecode, Tier, Tokens,
 };
 use crate::digests::of_files;
 
@@ -104,6 +104,9 @@ pub struct Notes {
     pub layer: Option<Layer>,
     /// The benchmark that asks.
     pub bench: Option<Bench>,
+    /// When the request came, if that was before its prompt was rendered: loading a model and
+    /// retrieving are parts of the latency.
+    pub since: Option<Instant>,
 }
 
 /// A prompt on its way to the model.
@@ -157,6 +160,7 @@ pub struct Recorder {
     notes: Notes,
     unrecorded: u64,
     complaint: Option<String>,
+    last: Option<Record>,
 }
 
 impl Recorder {
@@ -166,12 +170,26 @@ impl Recorder {
         let tokenizer_sha256 = subject.parts.first().map(|part| digests::of_tokenizer(&part.model));
         let notes = Notes::default();
         let env = environment();
-        Self { log, subject, env, tokenizer_sha256, notes, unrecorded: 0, complaint: None }
+        Self {
+            log,
+            subject,
+            env,
+            tokenizer_sha256,
+            notes,
+            unrecorded: 0,
+            complaint: None,
+            last: None,
+        }
     }
 
     /// Says more of the next request.
     pub fn annotate(&mut self, notes: Notes) {
         self.notes = notes;
+    }
+
+    /// The record of the last answer, if it was kept.
+    pub const fn last(&self) -> Option<&Record> {
+        self.last.as_ref()
     }
 
     /// Answers that could not be recorded.
@@ -192,15 +210,15 @@ impl Recorder {
         prompt: &Prompt,
         sampling: (&SamplerOptions, Option<u64>, bool),
         outcome: &Outcome,
-    ) -> Option<Receipt> {
+    ) {
+        self.last = None;
         let request = self.request(session, prompt, sampling, outcome);
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         match log.append(request) {
-            Ok(receipt) => Some(receipt),
+            Ok(receipt) => self.last = Some(receipt.record),
             Err(error) => {
                 self.unrecorded += 1;
                 self.complaint = Some(not_recorded(&error));
-                None
             }
         }
     }
@@ -246,7 +264,7 @@ impl Recorder {
             layer: notes.layer,
             bench: notes.bench,
             spec_decode: subject.spec_mode.as_ref().zip(speculation).map(drafted),
-            latency_ms: Some(milliseconds(prompt.since.elapsed())),
+            latency_ms: Some(milliseconds(notes.since.unwrap_or(prompt.since).elapsed())),
             phases: phases(prompt, outcome),
             deterministic: subject.deterministic,
             clock: prompt.clock.map(|clock| clock.to_string()),

@@ -62,7 +62,7 @@ struct StoreArgs {
 /// Which model makes vectors. This is the one place where an embedder joins the commands of memory;
 /// without one, words alone decide, and every answer says so (SPEC.md, V11).
 #[derive(Args, Clone, Debug)]
-struct EmbedderArgs {}
+pub(super) struct EmbedderArgs {}
 
 /// Runs `aios memory`.
 pub(super) fn run(command: &MemoryCommand) -> anyhow::Result<()> {
@@ -99,7 +99,7 @@ impl StoreArgs {
 }
 
 impl EmbedderArgs {
-    fn embedder(&self) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
+    pub(super) fn embedder(&self) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
         Ok(None)
     }
 

@@ -7,6 +7,7 @@
 
 mod arch;
 mod cache;
+mod encoder;
 mod error;
 mod forward;
 pub mod gguf;
@@ -22,6 +23,9 @@ pub mod template;
 pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
+pub use encoder::{
+    ConvertError, ENCODER_ARCHITECTURE, Encoder, EncoderError, EncoderOptions, Pooling, SentenceModel,
+};
 pub use error::EngineError;
 pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
 pub use meter::{Inner, Observer};

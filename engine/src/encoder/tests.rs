@@ -1,0 +1,1 @@
+//! Encoders against golden vectors of an independent computation, and against hostile files.

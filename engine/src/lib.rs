@@ -24,7 +24,8 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use encoder::{
-    ConvertError, ENCODER_ARCHITECTURE, Encoder, EncoderError, EncoderOptions, Pooling, SentenceModel,
+    ConvertError, ENCODER_ARCHITECTURE, Encoder, EncoderError, EncoderOptions, Pooling,
+    SentenceModel,
 };
 pub use error::EngineError;
 pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};

@@ -10,6 +10,7 @@ mod bench;
 mod chat;
 mod compliance;
 mod doctor;
+mod embed;
 mod headroom;
 mod inspect;
 mod logits;
@@ -86,6 +87,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Synth(synth::SynthArgs),
+    Embed(embed::EmbedArgs),
     Tokenize(tokens::TokenizeArgs),
     Detokenize(tokens::DetokenizeArgs),
     Template(template::TemplateArgs),
@@ -140,6 +142,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Tokenize(args) => tokens::tokenize(&args),
         Command::Detokenize(args) => tokens::detokenize(&args),
         Command::Template(args) => template::run(&args),

@@ -137,7 +137,8 @@ impl SentenceModel<'_> {
         let metadata = self.metadata(&config)?;
         let file = SafeTensors::deserialize(self.weights)?;
         let tensors = tensors(&file, config.num_hidden_layers)?;
-        let specs: Result<Vec<_>, _> = tensors.iter().map(|(name, view)| spec(name, view)).collect();
+        let specs: Result<Vec<_>, _> =
+            tensors.iter().map(|(name, view)| spec(name, view)).collect();
         let mut writer = Writer::new(out, &metadata, &specs?)?;
         for (name, view) in &tensors {
             writer.tensor(name, view.data())?;

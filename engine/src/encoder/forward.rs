@@ -102,11 +102,8 @@ impl<'a> Pass<'a> {
     fn attention(&mut self, layer: &Layer) {
         let Encoder { config, isa, pool, .. } = self.encoder;
         let (d, shape) = (config.d_model, self.cache.shape);
-        let outs = [
-            (&layer.q, &mut self.q[..]),
-            (&layer.k, &mut self.k[..]),
-            (&layer.v, &mut self.v[..]),
-        ];
+        let outs =
+            [(&layer.q, &mut self.q[..]), (&layer.k, &mut self.k[..]), (&layer.v, &mut self.v[..])];
         project(self.encoder, &self.x, d, outs);
         let params = AttentionParams {
             heads: config.heads,

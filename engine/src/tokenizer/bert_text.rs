@@ -60,7 +60,8 @@ fn hidden(c: char) -> char {
 
 /// The character that [`hidden`] has hidden.
 fn shown(c: char) -> char {
-    u32::from(c).checked_sub(PRIVATE_START).and_then(char::from_u32).unwrap_or(c)
+    let behind = u32::from(c).checked_sub(PRIVATE_START).and_then(char::from_u32);
+    behind.filter(|&c| is_in(&NEWER, c)).unwrap_or(c)
 }
 
 /// The character, between spaces if it is an ideograph.

@@ -174,6 +174,8 @@ pub enum ActivationFn {
     Silu,
     /// x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³))).
     GeluTanh,
+    /// x · Φ(x), Φ the standard normal distribution: the form with the error function.
+    GeluErf,
 }
 
 /// How the feed-forward part's input projections are stored.

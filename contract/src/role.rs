@@ -40,6 +40,14 @@ pub enum Role {
     FfnDownBias,
     FfnPostNorm,
     HeadSketch,
+    PositionEmbedding,
+    TokenTypeEmbedding,
+    EmbeddingNorm,
+    EmbeddingNormBias,
+    AttnOutputNorm,
+    AttnOutputNormBias,
+    LayerOutputNorm,
+    LayerOutputNormBias,
 }
 
 /// Where a role's tensors stand.
@@ -88,7 +96,7 @@ type Row = (Role, Placement, RoleGroup, &'static str);
 
 use Placement::{Layer, Model};
 
-const TABLE: [Row; 33] = [
+const TABLE: [Row; 41] = [
     (Role::TokenEmbedding, Model, RoleGroup::Embedding, "token_embd.weight"),
     (Role::OutputNorm, Model, RoleGroup::Norm, "output_norm.weight"),
     (Role::OutputNormBias, Model, RoleGroup::Norm, "output_norm.bias"),
@@ -124,6 +132,15 @@ const TABLE: [Row; 33] = [
     // A plan's, which no model file may hold: a tensor of this name is left over when all are
     // found.
     (Role::HeadSketch, Model, RoleGroup::Head, "aios.head_sketch"),
+    // An encoder's.
+    (Role::PositionEmbedding, Model, RoleGroup::Embedding, "position_embd.weight"),
+    (Role::TokenTypeEmbedding, Model, RoleGroup::Embedding, "token_types.weight"),
+    (Role::EmbeddingNorm, Model, RoleGroup::Norm, "token_embd_norm.weight"),
+    (Role::EmbeddingNormBias, Model, RoleGroup::Norm, "token_embd_norm.bias"),
+    (Role::AttnOutputNorm, Layer, RoleGroup::Norm, "attn_output_norm.weight"),
+    (Role::AttnOutputNormBias, Layer, RoleGroup::Norm, "attn_output_norm.bias"),
+    (Role::LayerOutputNorm, Layer, RoleGroup::Norm, "layer_output_norm.weight"),
+    (Role::LayerOutputNormBias, Layer, RoleGroup::Norm, "layer_output_norm.bias"),
 ];
 
 impl Role {

@@ -8,6 +8,7 @@
 mod arch;
 mod blocks;
 mod cache;
+mod encoder;
 mod error;
 mod forward;
 pub mod gguf;
@@ -24,6 +25,10 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
+pub use encoder::{
+    ConvertError, ENCODER_ARCHITECTURE, Encoder, EncoderError, EncoderOptions, Pooling,
+    SentenceModel,
+};
 pub use error::EngineError;
 pub use forward::{
     Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,

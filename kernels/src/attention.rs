@@ -13,9 +13,11 @@
 //! 3. For a single token, blocks are shared out among the threads; who ends a head's last block
 //!    merges them.
 
+mod all;
 mod cache;
 mod partial;
 
+pub use all::attend_all;
 pub use cache::{CacheShape, CacheType, KvLayer, KvLayerMut, UnknownCacheType};
 
 use crate::isa::{Isa, Op};
@@ -109,7 +111,7 @@ pub fn attend(
     assert!(n > 0 && out.len() == n * params.heads * shape.value_len);
     assert!(params.heads.is_multiple_of(shape.kv_heads) && start + n <= shape.capacity);
     assert!(shape.key_len <= MAX_HEAD_LEN && shape.value_len <= MAX_HEAD_LEN);
-    let job = Job { isa, params, kv, start, q, out: Shared::new(out) };
+    let job = Job { isa, params, kv, start, step: 1, q, out: Shared::new(out) };
     let tiles = (n * job.group()).div_ceil(QUERIES);
     let blocks = start / BLOCK + 1;
     if n == 1 && blocks >= SPLIT_FROM && pool.threads() > 1 {
@@ -174,12 +176,14 @@ fn attend_split(
     });
 }
 
-/// One call of [`attend`].
+/// One call of [`attend`] or [`attend_all`].
 struct Job<'a> {
     isa: Isa,
     params: AttentionParams,
     kv: KvLayer<'a>,
+    /// The position of the first token, and how far each lies behind the one before.
     start: usize,
+    step: usize,
     q: &'a [f32],
     out: Shared<'a, f32>,
 }
@@ -218,6 +222,11 @@ impl Job<'_> {
         self.q.len() / (self.params.heads * self.kv.shape.key_len)
     }
 
+    /// Up to where a query sees.
+    fn position(&self, query: Query) -> usize {
+        self.start + self.step * query.token
+    }
+
     /// The first position that a query at `position` sees.
     fn first_position(&self, position: usize) -> usize {
         self.params.window.map_or(0, |window| (position + 1).saturating_sub(window))
@@ -237,7 +246,7 @@ impl Job<'_> {
     /// All blocks of a tile of queries, merged as they come.
     fn tile(&self, kv_head: usize, tile: usize) {
         let queries = self.queries(kv_head, tile);
-        let positions = |query: &Query| self.start + query.token;
+        let positions = |query: &Query| self.position(*query);
         let list = queries.list();
         let last = list.iter().map(positions).max().unwrap_or(0) / BLOCK;
         let first = list.iter().map(|q| self.first_position(positions(q))).min().unwrap_or(0);
@@ -258,7 +267,7 @@ impl Job<'_> {
     fn block(&self, queries: &Queries, block: usize, results: &mut [Partial; QUERIES]) {
         let shape = self.kv.shape;
         let spans = queries.slots.map(|query| {
-            let position = self.start + query.token;
+            let position = self.position(query);
             let first = self.first_position(position).max(block * BLOCK);
             let end = (position + 1).min((block + 1) * BLOCK);
             // Relative to the block; empty if the query sees none of it.

@@ -245,6 +245,16 @@ impl Elementwise for GeluTanh {
     }
 }
 
+#[derive(Clone, Copy)]
+struct GeluErf;
+
+impl Elementwise for GeluErf {
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        math::gelu_erf(simd, x)
+    }
+}
+
 /// Applies `f` to every element, the last vector filled up with zeros.
 #[inline(always)]
 fn map<S: Simd>(simd: S, x: &mut [f32], f: impl Elementwise) {
@@ -310,6 +320,7 @@ impl Op for Activate<'_> {
         match self.function {
             ActivationFn::Silu => self.apply(simd, Silu),
             ActivationFn::GeluTanh => self.apply(simd, GeluTanh),
+            ActivationFn::GeluErf => self.apply(simd, GeluErf),
         }
     }
 }

@@ -25,7 +25,7 @@ mod testing;
 pub use act::{QuantRows, ScaleBlock};
 pub use attention::{
     AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, KvLayer, KvLayerMut,
-    MAX_HEAD_LEN, UnknownCacheType, attend,
+    MAX_HEAD_LEN, UnknownCacheType, attend, attend_all,
 };
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};

@@ -132,6 +132,16 @@ pub(crate) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(inner * (-2.0 * (2.0 / std::f64::consts::PI).sqrt()) as f32))
 }
 
+/// x · Φ(x), Φ(−|x|) = t · P(t) · e^(−x²/2), t = 1 / (1 + 0.318·|x|).
+pub(crate) fn gelu_erf(x: f32) -> f32 {
+    let fit = [0.129_429_31, 0.101_057_32, 0.228_166_69, -0.184_388_76, 0.425_005];
+    let t = 1.0 / x.abs().mul_add(0.318_198_05, 1.0);
+    let highest = 0.045_857_486_f32.mul_add(t, -0.245_127_04);
+    let p = fit.iter().rev().fold(highest, |p, c| p.mul_add(t, *c));
+    let tail = p * t * exp(x * x * -0.5);
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
 #[test]
 fn the_comparison_notices_one_bit() {
     let x = Noise::new(1).floats(100);

@@ -121,10 +121,10 @@ impl Seated for Seat {
     }
 }
 
-/// What the registry's draft model is called on a command line: its file, or its name in the
+/// What the registry's model with `role` is called on a command line: its file, or its name in the
 /// catalogue.
-fn draft_of(config: &Config) -> Option<String> {
-    let entry = config.models.iter().find(|entry| entry.role == ModelRole::Draft)?;
+fn named(config: &Config, role: ModelRole) -> Option<String> {
+    let entry = config.models.iter().find(|entry| entry.role == role)?;
     let file = entry.file.as_ref().map(|file| file.to_string_lossy().into_owned());
     file.or_else(|| entry.catalogue.clone())
 }
@@ -139,7 +139,7 @@ pub(super) fn recall(
     store: Option<&Path>,
     embedder: &EmbedderArgs,
 ) -> anyhow::Result<Recall> {
-    let embedder = embedder.embedder()?;
+    let embedder = embedder.or(named(config, ModelRole::Embedder)).embedder()?;
     let path = match store.or(config.memory.store.as_deref()) {
         Some(path) => Ok(path.to_owned()),
         None => default_store(),
@@ -193,7 +193,7 @@ pub(super) fn run(args: &AskArgs, place: &Place) -> anyhow::Result<()> {
     let registry = registry::registry(&config, &seat.weights, &interrupt)?;
     let scorer = Scorer::new(config.router)?;
     let settings = seat.record.settings(args.sampling.settings(args.generate.max_tokens()));
-    let (interrupt_of, draft) = (interrupt.clone(), draft_of(&config));
+    let (interrupt_of, draft) = (interrupt.clone(), named(&config, ModelRole::Draft));
     let opener = Opener { args: seat, log, interrupt: interrupt_of, draft };
     let mut system = System::new(registry, scorer, choices, Box::new(opener));
     if let (true, Some(request)) = (args.json, &request) {

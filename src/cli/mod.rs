@@ -15,6 +15,7 @@ mod compliance;
 mod config;
 mod data;
 mod doctor;
+mod embed;
 mod headroom;
 mod inspect;
 mod logits;
@@ -114,6 +115,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Synth(synth::SynthArgs),
+    Embed(embed::EmbedArgs),
     Tokenize(tokens::TokenizeArgs),
     Detokenize(tokens::DetokenizeArgs),
     Template(template::TemplateArgs),
@@ -178,6 +180,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Tokenize(args) => tokens::tokenize(&args),
         Command::Detokenize(args) => tokens::detokenize(&args),
         Command::Template(args) => template::run(&args),

@@ -35,7 +35,7 @@ use std::path::PathBuf;
 
 pub use backends::{Bm25, SimpleRag};
 pub use carma::Carma;
-pub use embed::Embedder;
+pub use embed::{Embedder, Encoding};
 pub use error::Error;
 pub use memories::Memory;
 pub use options::Options;

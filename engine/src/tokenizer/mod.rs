@@ -1,11 +1,14 @@
 //! Tokenizers: text to token ids and back, read from a GGUF file's metadata.
 //!
-//! Two kinds exist, BPE (`gpt2`) and SentencePiece (`llama`). SPEC.md states the rules (T1 to T12);
-//! ids are those of llama.cpp.
+//! Two kinds exist for models that generate, BPE (`gpt2`) and SentencePiece (`llama`), and one for
+//! encoders, [`WordPiece`] (`bert`). SPEC.md states the rules (T1 to T14); ids are those of
+//! llama.cpp, and of Hugging Face's `tokenizers` for WordPiece.
 //!
 //! Everything in the metadata is untrusted. A vocabulary that is accepted can encode any text and
 //! render any of its ids without panicking, in time O(n log n) in the length of the text.
 
+mod bert_table;
+mod bert_text;
 mod bpe;
 mod byte_alphabet;
 mod decode;
@@ -18,10 +21,13 @@ mod spm;
 mod unicode;
 mod unicode_table;
 mod vocab;
+mod wordpiece;
 
 pub use decode::Decoder;
 pub use error::TokenizerError;
 pub use vocab::TOKEN_BYTES_MAX;
+pub use wordpiece::WordPiece;
+pub(crate) use wordpiece::{WORD_START, WORDPIECE};
 
 use std::ops::Range;
 

@@ -290,6 +290,33 @@ fn a_long_context_is_split_without_a_trace() {
     }
 }
 
+/// Every token sees all others: what it has as the last of them.
+#[test]
+fn all_tokens_see_each_other() {
+    for positions in [1, 5, 64, 65, 150] {
+        let case = Case::new((3, 1), (32, 32), F32, positions);
+        let row = case.params.heads * case.shape.key_len;
+        let last = positions - 1;
+        let expected: Vec<f32> = (0..positions)
+            .flat_map(|token| {
+                let mut seen = case.clone();
+                seen.q[last * row..].copy_from_slice(&case.q[token * row..][..row]);
+                seen.expected().split_off(last * row)
+            })
+            .collect();
+        for isa in Isa::available() {
+            for threads in [1, 2, 5] {
+                let pool = Pool::new(threads).expect("threads");
+                let mut cache = Cache::new(case.shape);
+                (0..positions).for_each(|position| cache.write(isa, &case, position));
+                let mut found = vec![7.0; expected.len()];
+                attend_all(isa, &pool, case.params, cache.layer(), &case.q, &mut found);
+                assert_same(&expected, &found, &|| format!("{positions} on {isa:?}, {threads}"));
+            }
+        }
+    }
+}
+
 /// Greatest distance of `found` from f64, as a share of the largest value, which is 1.
 fn distance(case: &Case, found: &[f32]) -> f64 {
     let cached = case.cached();

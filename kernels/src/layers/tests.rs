@@ -132,7 +132,11 @@ fn sums_and_factors() {
 fn activations_with_and_without_a_gate() {
     type Formula = fn(f32) -> f32;
     let silu: Formula = testing::silu;
-    let functions = [(ActivationFn::Silu, silu), (ActivationFn::GeluTanh, testing::gelu_tanh)];
+    let functions = [
+        (ActivationFn::Silu, silu),
+        (ActivationFn::GeluTanh, testing::gelu_tanh),
+        (ActivationFn::GeluErf, testing::gelu_erf),
+    ];
     for len in LENS {
         for rows in [1, 5] {
             let mut noise = Noise::new(len as u64);

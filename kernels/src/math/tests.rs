@@ -11,10 +11,11 @@ enum Function {
     Tanh,
     Silu,
     Gelu,
+    GeluErf,
 }
 
 impl Function {
-    const ALL: [Self; 4] = [Self::Exp, Self::Tanh, Self::Silu, Self::Gelu];
+    const ALL: [Self; 5] = [Self::Exp, Self::Tanh, Self::Silu, Self::Gelu, Self::GeluErf];
 
     /// The formula in f32.
     fn formula(self, x: f32) -> f32 {
@@ -23,6 +24,7 @@ impl Function {
             Self::Tanh => testing::tanh(x),
             Self::Silu => testing::silu(x),
             Self::Gelu => testing::gelu_tanh(x),
+            Self::GeluErf => testing::gelu_erf(x),
         }
     }
 
@@ -36,6 +38,7 @@ impl Function {
                 let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
                 x / (1.0 + (-2.0 * u).exp())
             }
+            Self::GeluErf => x * 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2),
         }
     }
 
@@ -50,7 +53,7 @@ impl Function {
             Self::Exp => 2.0 * ulp,
             Self::Tanh => 2.0_f64.powi(-22),
             Self::Silu => (4.0 * ulp).max(1e-36),
-            Self::Gelu => 2.0_f64.powi(-22) * f64::from(x.abs()).max(0.5),
+            Self::Gelu | Self::GeluErf => 2.0_f64.powi(-22) * f64::from(x.abs()).max(0.5),
         }
     }
 }
@@ -68,6 +71,7 @@ impl Op for Apply {
             Function::Tanh => tanh(simd, x),
             Function::Silu => silu(simd, x),
             Function::Gelu => gelu_tanh(simd, x),
+            Function::GeluErf => gelu_erf(simd, x),
         };
         let mut out = [0.0; LANES];
         simd.store(y, &mut out);

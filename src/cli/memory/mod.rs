@@ -12,10 +12,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aios_engine::{Encoder, EncoderOptions};
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::memory::{Embedder, Memory, Options, Store, default_store};
+use super::model_file;
+use crate::interrupt::Interrupt;
+use crate::memory::{Embedder, Encoding, Memory, Options, Store, default_store};
 
 /// Keep texts and find those that a question is about.
 #[derive(Args, Debug)]
@@ -59,10 +63,16 @@ struct StoreArgs {
     json: bool,
 }
 
-/// Which model makes vectors. This is the one place where an embedder joins the commands of memory;
-/// without one, words alone decide, and every answer says so (SPEC.md, V11).
-#[derive(Args, Clone, Debug)]
-pub(super) struct EmbedderArgs {}
+/// Which model makes vectors. Without one, words alone decide, and every answer says so (SPEC.md,
+/// V11).
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct EmbedderArgs {
+    /// An encoder's GGUF file, or the name of one in the catalogue, such as all-minilm-l6-v2:
+    /// fragments are then found by meaning, too. Those that have no vector yet get one by
+    /// 'aios memory embed'.
+    #[arg(long, value_name = "FILE|NAME")]
+    embedder: Option<String>,
+}
 
 /// Runs `aios memory`.
 pub(super) fn run(command: &MemoryCommand) -> anyhow::Result<()> {
@@ -99,8 +109,17 @@ impl StoreArgs {
 }
 
 impl EmbedderArgs {
+    /// The same, with `name` where the command line names none.
+    pub(super) fn or(&self, name: Option<String>) -> Self {
+        Self { embedder: self.embedder.clone().or(name) }
+    }
+
     pub(super) fn embedder(&self) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
-        Ok(None)
+        let Some(name) = &self.embedder else { return Ok(None) };
+        let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+        let path = model_file(name, &interrupt)?;
+        let encoder = Encoder::load(&path, EncoderOptions::default())?;
+        Ok(Some(Arc::new(Encoding::new(name, encoder))))
     }
 
     fn memory(&self, store: Store, options: Options) -> anyhow::Result<Arc<Memory>> {

@@ -144,6 +144,9 @@ const TABLE: [Row; 41] = [
 ];
 
 impl Role {
+    /// How many there are.
+    pub const COUNT: usize = TABLE.len();
+
     /// Every role, in the order of the table.
     pub fn all() -> impl Iterator<Item = Self> {
         TABLE.iter().map(|row| row.0)

@@ -37,7 +37,7 @@ struct Counts {
     passes: u64,
 }
 
-const ROLES: usize = Role::HeadSketch as usize + 1;
+const ROLES: usize = Role::COUNT;
 
 /// Bytes of one role, over all layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -7,8 +7,9 @@ usage: aios route --prompts validation/data/router_prompts.jsonl --split dev --j
 Each line of stdin is a route with the features and the `label` of a prompt. The model is ordinal
 logistic regression, fitted by gradient descent, with a squared penalty on the distance of each
 weight from PRIOR: features overlap and the prompts are few, so the data alone would give some
-weights senseless signs. The held-out prompts are not read. Prints the table and the accuracy by leaving one topic out at a time, which
-is the figure to choose features and PENALTY by.
+weights senseless signs. The held-out prompts are not read. Prints the table
+and the accuracy by leaving one topic out at a time, which is the figure to choose features and
+PENALTY by.
 """
 
 import json

@@ -65,9 +65,9 @@ prepare_ik() {
     options+=(-DGGML_IQK_FA_ALL_QUANTS=OFF -DGGML_NCCL=OFF -DLLAMA_CURL=OFF)
 }
 
-# GCC before 13 believes that the instruction which configures AMX tiles reads eight bytes, and drops
-# the stores of the other 56: every product with AMX would crash. The options keep dead stores, in all
-# files, since CMake has no way to name one.
+# GCC before 13 believes that the instruction which configures AMX tiles reads eight bytes, and
+# drops the stores of the other 56: every product with AMX would crash. The options keep dead
+# stores, in all files, since CMake has no way to name one.
 keep_stores() {
     local version
     version=$(c++ -dumpversion | cut -d. -f1)

@@ -1,4 +1,4 @@
-//! What answers the cases of `aios bench-arch`: the system, with the models of one family at a time.
+//! What answers the cases of `aios bench-arch`: the system, with one family's models at a time.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! The system above the engine (SPEC X7): a request is routed to the smallest model that can serve
+//! The system above the engine (SPEC O12): a request is routed to the smallest model that can serve
 //! it, memory is asked, the prompt is assembled, the model answers, and a record is kept.
 //!
 //! ```text

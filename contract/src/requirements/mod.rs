@@ -327,6 +327,8 @@ impl From<ActivationFn> for Activation {
         match function {
             ActivationFn::Silu => Self::Silu,
             ActivationFn::GeluTanh => Self::GeluTanh,
+            ActivationFn::Relu => Self::Relu,
+            ActivationFn::ReluSquared => Self::ReluSquared,
         }
     }
 }

@@ -25,11 +25,13 @@ pub mod tokenizer;
 pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
 pub use error::EngineError;
-pub use forward::{Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want};
+pub use forward::{
+    Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want, ZeroStats,
+};
 pub use meter::{Inner, Observer};
 pub use model::{
-    AdoptError, AliasError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile,
-    Shared, TensorError, repacked_files,
+    AdoptError, AliasError, FfnNeurons, HeadScreen, LoadError, Model, RepackError, Repacked,
+    RepackedFile, Shared, TensorError, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

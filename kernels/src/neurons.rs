@@ -9,7 +9,7 @@
 //! matrix:  stripes, of two parts of the rows each (the last one may have one)
 //! stripe:  for each block of columns: the scales of each part, then for each column a line a part
 //! part:    128 rows of nibbles, or 64 rows of bytes
-//! line:    64 bytes: byte 16l + 4j + i is row 16j + 4l + i, its low nibble; row 64 + … its high one
+//! line:    64 bytes: byte 16l + 4j + i is row 16j + 4l + i; the upper nibble that 64 rows on
 //! scales:  16 rows side by side, everywhere: f16 d, f16 m or dmin; then for super-blocks the
 //!          scale of each group, i8, and the min of each group
 //! ```
@@ -88,8 +88,8 @@ impl NeuronShape {
         self.cols
     }
 
-    /// Bytes that a product reads of it for these inputs: scales of the blocks that are not skipped,
-    /// and the lines of the columns that are not.
+    /// Bytes that a product reads of it for these inputs: scales of the blocks that are not
+    /// skipped, and the lines of the columns that are not.
     pub const fn read_bytes(&self, active: &ActiveNeurons) -> usize {
         self.parts() * (active.blocks() * self.scale_bytes + active.count() * LINE)
     }

@@ -197,7 +197,11 @@ pub fn read_config(metadata: &Metadata, vocab: usize) -> Result<ModelConfig, Con
         norm: NormConfig { kind: spec.norm, epsilon },
         attention,
         rope,
-        ffn: FfnConfig { len: ffn_len, layout: spec.ffn, activation: read_activation(&keys, spec)? },
+        ffn: FfnConfig {
+            len: ffn_len,
+            layout: spec.ffn,
+            activation: read_activation(&keys, spec)?,
+        },
         embedding_scale,
         logit_softcap: keys.float("final_logit_softcapping")?,
     })

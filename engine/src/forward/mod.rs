@@ -5,6 +5,7 @@ mod feed_forward;
 mod head;
 mod project;
 mod screen;
+mod zeros;
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
@@ -21,8 +22,10 @@ use project::{Context, Deltas, Quants};
 use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
+use zeros::Zeroing;
 
 pub use screen::{Chooser, Scores, ScreenStats};
+pub use zeros::ZeroStats;
 
 /// How an executor is set up.
 #[derive(Clone, Debug)]
@@ -88,6 +91,7 @@ pub struct Executor {
     state: State,
     meter: Meter,
     screening: Screening,
+    zeroing: Zeroing,
     len: usize,
 }
 
@@ -171,7 +175,8 @@ impl Executor {
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
         let screening = Screening::new(model.head_screen().cloned());
-        Ok(Self { model, options, context, cache, state, meter, screening, len: 0 })
+        let zeroing = Zeroing::new(model.ffn_neurons().cloned());
+        Ok(Self { model, options, context, cache, state, meter, screening, zeroing, len: 0 })
     }
 
     /// The model.

@@ -197,7 +197,8 @@ proptest! {
         seed: u64,
     ) {
         let dtype = DTYPES[format];
-        let cols = dtype.block_len() * if dtype.block_len() == 256 { blocks.div_ceil(4) } else { blocks };
+        let blocks = if dtype.block_len() == 256 { blocks.div_ceil(4) } else { blocks };
+        let cols = dtype.block_len() * blocks;
         let mut noise = Noise::new(seed);
         let bytes = weights(dtype, rows * cols, &mut noise, |noise| noise.word() as u8);
         let matrix = Matrix::new(dtype, rows, cols, &bytes).expect("fits");
@@ -205,5 +206,80 @@ proptest! {
         let pool = Pool::new(threads).expect("threads");
         let [dense, out] = both(Isa::detect(), &pool, matrix, &x, None);
         assert_same(&dense, &out, &|| format!("{dtype} {rows}x{cols} {zeros} %"));
+    }
+}
+
+/// What skipping costs: passes over some matrices in turn, so that none stays in the cache, dense in
+/// panels and by columns, alternating. `cargo test --release -p aios-kernels zeros_pay -- --ignored
+/// --nocapture`, half a minute.
+#[test]
+#[ignore = "a measurement of time, on a quiet machine"]
+fn zeros_pay_from_30_percent_on() {
+    use crate::panel::{pack, packed_bytes};
+    use std::time::Instant;
+    const MATRICES: usize = 4;
+    const ROUNDS: usize = 9;
+    let isa = Isa::detect();
+    let threads = crate::pool::allowed_processors().len();
+    let pool = Pool::new(threads).expect("threads");
+    let mut noise = Noise::new(5);
+    let (rows, cols) = (4096, 11_008);
+    println!(
+        "{} threads, {}; ratios of medians by columns over panels",
+        threads,
+        isa.description()
+    );
+    for dtype in DTYPES {
+        let bytes = weights(dtype, rows * cols, &mut noise, |noise| noise.word() as u8);
+        let row_bytes = bytes.len() / rows;
+        let shape = NeuronShape::new(dtype, rows, cols).expect("a shape");
+        let mut panels = vec![vec![0; packed_bytes(dtype, rows, cols).expect("panels")]; MATRICES];
+        let mut columns = vec![vec![0; shape.bytes()]; MATRICES];
+        for i in 0..MATRICES {
+            pack(&pool, dtype, row_bytes, &bytes, &mut panels[i]);
+            pack_neurons(&pool, shape, &bytes, &mut columns[i]).expect("finite scales");
+        }
+        let block = scale_block(dtype).expect("quantised");
+        let mut quants = QuantRows::with_capacity(block, 1, cols);
+        let (mut active, mut out) = (ActiveNeurons::default(), vec![0.0; rows]);
+        for zeros in [0, 30, 50, 70, 90] {
+            let x = sparse(&mut noise, cols, zeros, &[]);
+            quants.quantize(isa, &pool, &x, cols);
+            let mut times = [Vec::new(), Vec::new()];
+            let mut results = [Vec::new(), Vec::new()];
+            for _ in 0..ROUNDS {
+                let started = Instant::now();
+                for panels in &panels {
+                    let weights = Matrix::packed(dtype, rows, cols, panels).expect("panels");
+                    let of = |wanted| (block == wanted).then_some(&quants);
+                    let (q32, q256) = (of(ScaleBlock::B32), of(ScaleBlock::B256));
+                    let input = Input { x: &x, len: cols, q32, q256, exact: false };
+                    let product = Product { weights, bias: None, out: &mut out };
+                    matmul(isa, &pool, input, &mut [product], &[]);
+                }
+                times[0].push(started.elapsed().as_secs_f64());
+                results[0].clone_from(&out);
+                let started = Instant::now();
+                for columns in &columns {
+                    let weights = Neurons::new(shape, columns).expect("as many bytes");
+                    active.fill(shape, &quants);
+                    neurons(isa, &pool, weights, (&quants, &active), None, &mut out, &[]);
+                }
+                times[1].push(started.elapsed().as_secs_f64());
+                results[1].clone_from(&out);
+            }
+            assert_same(&results[0], &results[1], &|| format!("{dtype} {zeros} %"));
+            let [dense, skipped] = times.map(|mut times| {
+                times.sort_by(f64::total_cmp);
+                times[ROUNDS / 2]
+            });
+            let bytes = shape.read_bytes(&active) as f64 / panels[0].len() as f64;
+            println!(
+                "{dtype} {zeros} % zeros: time {:.3}, bytes {bytes:.3}, dense {:.2} GB/s",
+                skipped / dense,
+                (MATRICES * panels[0].len()) as f64 / dense / 1e9
+            );
+            assert!(zeros < 50 || skipped < dense, "{dtype} at {zeros} %");
+        }
     }
 }

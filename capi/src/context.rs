@@ -110,6 +110,9 @@ impl Context {
         if executor.screens_head() {
             on.push("screen");
         }
+        if executor.skips_zeros() {
+            on.push("zeros");
+        }
         if executor.residency().budget_bytes.is_some() {
             on.push("budget");
         }

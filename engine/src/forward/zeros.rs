@@ -5,7 +5,7 @@ use super::project::Context;
 use super::{Executor, State, feed_forward};
 use crate::meter::Meter;
 use crate::model::{Ffn, FfnInput, FfnNeurons, Model, Projection};
-use aios_contract::ActivationFn;
+use aios_contract::{ActivationFn, Role};
 use aios_kernels::{ActiveNeurons, activate, dot_rows, scale_block};
 use aios_residency::BlockTable;
 use serde::Serialize;
@@ -105,6 +105,15 @@ impl Executor {
     pub fn skips_zeros(&self) -> bool {
         let able = !self.context.exact && self.context.memory.is_mapped();
         self.zeroing.table.is_some() && able
+    }
+
+    /// Whether passes of one token may leave out a part of the matrix of this role in a layer.
+    pub(crate) fn skips_in(&self, role: Role, layer: Option<u32>) -> bool {
+        let table = self.zeroing.table.as_deref().filter(|_| self.skips_zeros());
+        let layer = layer.and_then(|layer| usize::try_from(layer).ok());
+        let (Some(table), Some(layer)) = (table, layer) else { return false };
+        let up = table.skips_up() && role == Role::FfnUp;
+        (up || role == Role::FfnDown) && table.layer(layer).is_some()
     }
 
     /// What skipping came to so far.

@@ -14,7 +14,7 @@ use crate::headroom::{HeadroomError, tokenise};
 use crate::prompts::{Prompt, Prompts};
 use aios_engine::tokenizer::TokenizerError;
 use aios_engine::{AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model};
-use aios_kernels::NotFinite;
+use aios_kernels::{NotFinite, NotFiniteScale};
 use aios_residency::plan::{
     Hardware, Manifest, PlanError, SCHEMA, ScreenReport, Source, Table, TableEntry, hex,
     write_manifest,
@@ -93,6 +93,14 @@ pub enum ProfileError {
     NotFinite {
         /// The row.
         row: usize,
+    },
+    /// A down projection has scales that nothing can be skipped of.
+    #[error("the down projection of layer {layer}: {source}")]
+    DownScale {
+        /// The layer.
+        layer: usize,
+        /// What is wrong with it.
+        source: NotFiniteScale,
     },
     /// Skipping zero neurons changed a result, which must never be.
     #[error(

@@ -36,8 +36,7 @@ pub(super) fn profile(
     Ok(Some((entry, report)))
 }
 
-/// Writes the table; `None` if no layer can be stored so, be it for its format or for a scale that
-/// is not finite.
+/// Writes the table; `None` if no layer can be stored so.
 fn write(
     model: &Model,
     threads: usize,
@@ -56,12 +55,8 @@ fn write(
         step(progress, "storing neurons", layer, shapes.len())?;
         let Some(shape) = shape else { continue };
         buffer.resize(shape.bytes(), 0);
-        if let Err(error) = model.pack_ffn(&pool, layer, &mut buffer) {
-            tracing::warn!(
-                "zero neurons are not skipped: layer {layer}'s down projection: {error}"
-            );
-            return Ok(None);
-        }
+        let packed = model.pack_ffn(&pool, layer, &mut buffer);
+        packed.map_err(|source| ProfileError::DownScale { layer, source })?;
         writer.write(&buffer)?;
     }
     let numbers = FfnNeurons::numbers(model, model.up_can_be_skipped());

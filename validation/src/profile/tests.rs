@@ -366,3 +366,35 @@ fn neurons_of_another_model_are_refused_and_a_changed_weight_shows() {
     let of = |model| logits(model, compute(16), &tokens, &[1]).0;
     assert!(of(&changed) != of(&model));
 }
+
+/// The fraction of zeros that `aios headroom` and R1 measure is what decoding with skipping finds, on
+/// the model that learned its zeros; and there it saves bytes.
+#[test]
+fn a_trained_models_zeros_are_those_that_are_skipped() {
+    let model = load("micro-relu-q8.gguf");
+    let prompts = built_in_prompts();
+    let chosen: Vec<&Prompt> = prompts.iter().take(4).collect();
+    let mut executor = Executor::new(Arc::clone(&model), compute(64)).expect("an executor");
+    let zeros = crate::headroom::measure_zeros(&mut executor, &chosen, 48, &mut |_, _, _| true);
+    let zeros = zeros.expect("a run");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = profile(&model, folder.path()).ffn.expect("neurons");
+    let (_, stamp) = model.identity().expect("files");
+    let mut plan = Plan::open(folder.path(), &stamp, &hardware()).expect("sound");
+    model.adopt_neurons(&mut plan).expect("adopted");
+    let mut executor = Executor::new(Arc::clone(&model), compute(64)).expect("an executor");
+    for (_, ids) in tokenise(&model, &chosen, 48).expect("tokens") {
+        executor.truncate(0);
+        for id in ids {
+            executor.forward(&[id], Phase::Decode, Want::None, &mut |_, _| Ok(())).expect("a pass");
+        }
+    }
+    let stats = executor.zero_stats();
+    let found = 1.0 - stats.active as f64 / stats.neurons as f64;
+    let wanted = zeros.mean_quantised_zero_fraction.expect("quantised");
+    assert!((found - wanted).abs() < 1e-9, "{found} is not {wanted}");
+    assert!(zeros.mean_zero_fraction > 0.6 && zeros.mean_zero_fraction <= wanted, "{zeros:?}");
+    assert!(stats.down_skipped > 0 && stats.up_skipped > 0, "{stats:?}");
+    assert!(report.zero_fraction > 0.6 && report.read_bytes < report.whole_bytes, "{report:?}");
+}

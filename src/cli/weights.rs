@@ -106,17 +106,17 @@ impl WeightArgs {
             Err(PlanError::Missing { .. }) if !asked => return,
             Err(error) => return refused(&error),
         };
-        if let Some(ffn) = plan.manifest.ffn.clone() {
-            if self.zeros.follows(ffn.pays) {
-                match model.adopt_neurons(&mut plan) {
-                    Ok(()) => terminal.notice(&format!(
-                        "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of \
-                         feed-forward weights for a token, same results (--zeros off does without)",
-                        megabytes(ffn.read_bytes),
-                        megabytes(ffn.whole_bytes),
-                    )),
-                    Err(error) => return refused(&error),
-                }
+        if let Some(ffn) = plan.manifest.ffn.clone()
+            && self.zeros.follows(ffn.pays)
+        {
+            match model.adopt_neurons(&mut plan) {
+                Ok(()) => terminal.notice(&format!(
+                    "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of \
+                     feed-forward weights for a token, same results (--zeros off does without)",
+                    megabytes(ffn.read_bytes),
+                    megabytes(ffn.whole_bytes),
+                )),
+                Err(error) => return refused(&error),
             }
         }
         let screen = &plan.manifest.screen;

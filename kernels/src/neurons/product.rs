@@ -132,8 +132,8 @@ impl<'a> Part<'a> {
     #[inline(always)]
     fn quad<S: Simd>(&self, simd: S, quad: &Quad) -> [S::B; 4] {
         let mut lines = [simd.load_bytes(self.line(quad.columns[0])); 4];
-        for i in 1..4 {
-            lines[i] = simd.load_bytes(self.line(quad.columns[i]));
+        for (line, column) in lines[1..].iter_mut().zip(&quad.columns[1..]) {
+            *line = simd.load_bytes(self.line(*column));
         }
         simd.interleave(lines)
     }
@@ -371,9 +371,9 @@ fn block256<F: Format256, S: Simd, const V: usize>(
         let words = if F::PAIRED { b256::PAIRS } else { b256::HALVES };
         for pair in 0..groups / 2 {
             let x = tile[words + pair];
-            for v in 0..V {
+            for (v, msum) in msum.iter_mut().enumerate() {
                 let of = simd.pair(bytes(mins + 2 * pair, v), bytes(mins + 2 * pair + 1, v));
-                msum[v] = simd.add_pairs(msum[v], of, x);
+                *msum = simd.add_pairs(*msum, of, x);
             }
         }
     }

@@ -209,9 +209,9 @@ proptest! {
     }
 }
 
-/// What skipping costs: passes over some matrices in turn, so that none stays in the cache, dense in
-/// panels and by columns, alternating. `cargo test --release -p aios-kernels zeros_pay -- --ignored
-/// --nocapture`, half a minute.
+/// What skipping costs: passes over some matrices in turn, so that none stays in the cache, dense
+/// in panels and by columns, alternating, half a minute:
+/// `cargo test --release -p aios-kernels zeros_pay -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement of time, on a quiet machine"]
 fn zeros_pay_from_30_percent_on() {

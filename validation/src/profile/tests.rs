@@ -367,8 +367,8 @@ fn neurons_of_another_model_are_refused_and_a_changed_weight_shows() {
     assert!(of(&changed) != of(&model));
 }
 
-/// The fraction of zeros that `aios headroom` and R1 measure is what decoding with skipping finds, on
-/// the model that learned its zeros; and there it saves bytes.
+/// The fraction of zeros that `aios headroom` and R1 measure is what decoding with skipping finds,
+/// on the model that learned its zeros; and there it saves bytes.
 #[test]
 fn a_trained_models_zeros_are_those_that_are_skipped() {
     let model = load("micro-relu-q8.gguf");

@@ -22,6 +22,19 @@ pub enum StopReason {
     Interrupted,
 }
 
+impl StopReason {
+    /// The spelling in statistics and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Length => "length",
+            Self::StopString => "stop_string",
+            Self::ContextFull => "context_full",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// The cost of one answer, or of several in a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {

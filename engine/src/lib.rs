@@ -26,7 +26,8 @@ pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
 pub use error::EngineError;
 pub use forward::{
-    Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, Want, ZeroStats,
+    Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
+    ZeroStats,
 };
 pub use meter::{Inner, Observer};
 pub use model::{

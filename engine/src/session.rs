@@ -1,7 +1,7 @@
 //! A session: a sequence in the cache, and answers generated from it.
 
 use crate::error::EngineError;
-use crate::forward::{Executor, ExecutorOptions, Want};
+use crate::forward::{Executor, ExecutorOptions, StateDigest, Want};
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::speculate::{SpecStats, Speculation, Target};
@@ -72,6 +72,10 @@ pub struct GenerationStats {
     pub speculation: Option<SpecStats>,
     /// Where the weights live, and what passes have read of them.
     pub residency: ResidencyStats,
+    /// The digest of the final normed states (SPEC Z5) of the positions from which tokens of the
+    /// answer were chosen, an end-of-generation token included, and of all before them; `None`
+    /// where no token was chosen or nothing is digested.
+    pub states: Option<StateDigest>,
     /// Why the answer ended; `None` while it goes on.
     pub stop: Option<StopReason>,
 }
@@ -133,6 +137,13 @@ impl Session {
         self.speculation.as_ref()
     }
 
+    /// Digests the states of every position from now on, or no longer, as
+    /// [`Executor::trace_states`] does; if that changes anything, the sequence is forgotten.
+    pub fn trace_states(&mut self, on: bool) {
+        self.executor.trace_states(on);
+        self.tokens.truncate(self.executor.len());
+    }
+
     /// Forgets the sequence.
     pub fn clear(&mut self) {
         self.tokens.clear();
@@ -181,6 +192,7 @@ impl Session {
             decoded_tokens: 0,
             speculation: None,
             residency: ResidencyStats::default(),
+            states: None,
             stop: None,
         };
         if let Some(speculation) = &mut self.speculation {
@@ -256,8 +268,18 @@ impl Generation<'_> {
             bytes: own.into_iter().chain(drafted).filter(|bytes| bytes.passes > 0).collect(),
             speculation: speculation.map(|speculation| speculation.stats().clone()),
             residency: self.session.executor.residency(),
+            states: self.states(),
             ..self.stats.clone()
         }
+    }
+
+    /// The digest of the states that the answer so far was chosen from. What speculation has read
+    /// beyond the answer's end does not count, so that this is the digest of plain decoding.
+    fn states(&self) -> Option<StateDigest> {
+        let ended = self.stats.stop == Some(StopReason::EndOfText);
+        let chosen = self.stats.generated_tokens + usize::from(ended);
+        let positions = self.stats.prompt_tokens + chosen.checked_sub(1)?;
+        self.session.executor.state_digest(positions)
     }
 
     /// The tokens generated.

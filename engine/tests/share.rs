@@ -1,4 +1,4 @@
-//! One copy in memory of what several models have (SPEC O1 to O3).
+//! One copy in memory of what several models have (SPEC W12 to W14).
 
 use aios_engine::gguf::{Gguf, TensorSpec, Writer};
 use aios_engine::{Executor, ExecutorOptions, Model, Want, WeightBlocks};

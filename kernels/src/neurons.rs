@@ -1,5 +1,5 @@
 //! Matrices stored column after column, so that the columns of inputs that are zero need not be
-//! read: the down projection of a feed-forward part, whose columns belong to neurons (SPEC Z).
+//! read: the down projection of a feed-forward part, whose columns belong to neurons (SPEC D12).
 //!
 //! The canonical order of a product (N4) sums integers within a block and runs through the blocks
 //! of a row by fma. What lies in memory column by column can be summed in any order within a block,

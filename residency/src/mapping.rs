@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A file mapped read-only. Its pages are shared with every other process that maps it, and
-/// within this one a file is mapped once, under whatever names it is opened (SPEC O1).
+/// within this one a file is mapped once, under whatever names it is opened (SPEC W12).
 #[derive(Clone, Debug)]
 pub struct Mapping {
     path: PathBuf,

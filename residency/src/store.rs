@@ -1,4 +1,4 @@
-//! One copy in memory of blocks that several models have (SPEC O2): a table of contents by digest.
+//! One copy in memory of blocks that several models have (SPEC W13): a table of contents by digest.
 //!
 //! Blocks are matrices, which passes read as slices, so that a matrix is read either from its own
 //! file or from another one that has the same bytes, and never pieced together. The second file's

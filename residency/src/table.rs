@@ -27,7 +27,7 @@ impl Block {
         self.range.len()
     }
 
-    /// Whether its bytes are read from another file than its own (SPEC O2).
+    /// Whether its bytes are read from another file than its own (SPEC W13).
     pub const fn is_moved(&self) -> bool {
         self.moved
     }

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use aios_engine::template::{Limits as TemplateLimits, RenderInput, Template};
 use aios_engine::tokenizer::Tokenizer;
 use aios_engine::{EngineError, GenerationStats, Limits, Model, SamplerOptions, Session};
 use anyhow::Context;
+use jiff::civil::DateTime;
 use serde_json::json;
 
 use super::{Answer, ChatError, Message, Responder, Settings};
+use crate::provenance::{Outcome, Prompt, Recorder};
 use crate::stats::{SpecDecode, Stats, StopReason, megabytes_per_token};
 
 /// A model that converses in the format of its own template. What consecutive prompts have in
@@ -17,6 +20,8 @@ use crate::stats::{SpecDecode, Stats, StopReason, megabytes_per_token};
 pub struct Conversation {
     session: Session,
     template: Template,
+    recorder: Option<Recorder>,
+    clock: Option<DateTime>,
 }
 
 impl Conversation {
@@ -28,7 +33,24 @@ impl Conversation {
         let model = session.executor().model();
         model.tokenizer()?;
         let template = Template::of_model(model.chat_template())?;
-        Ok(Self { session, template })
+        Ok(Self { session, template, recorder: None, clock: None })
+    }
+
+    /// Tells the template this time instead of the present one.
+    #[must_use]
+    pub fn with_clock(self, clock: Option<DateTime>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Has every answer recorded.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Option<Recorder>) -> Self {
+        Self { recorder, ..self }
+    }
+
+    /// What records the answers, if something does.
+    pub const fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.recorder.as_mut()
     }
 
     /// The session that answers.
@@ -46,17 +68,32 @@ pub fn prompt_ids(
     template: &Template,
     messages: &[Message],
 ) -> anyhow::Result<Vec<u32>> {
+    Ok(render(model, template, messages, jiff::Zoned::now().datetime())?.ids)
+}
+
+/// A conversation up to where the answer begins, by the template of `model`, which is told that it
+/// is `now`.
+///
+/// # Errors
+/// Those of the template and of the tokenizer.
+pub fn render(
+    model: &Model,
+    template: &Template,
+    messages: &[Message],
+    now: DateTime,
+) -> anyhow::Result<Prompt> {
+    let since = Instant::now();
     let tokenizer = model.tokenizer()?;
     let spelled = |id: Option<u32>| id.map(|id| tokenizer.spelling(id).map(str::to_owned));
     let messages = messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content}));
-    let now = jiff::Zoned::now().datetime();
     let mut input = RenderInput::new(messages.collect(), now);
     input.add_generation_prompt = true;
     input.bos_token = spelled(tokenizer.bos()).transpose()?;
     input.eos_token = spelled(tokenizer.eos()).transpose()?;
     let spellings: Vec<String> = tokenizer.control_spellings().map(str::to_owned).collect();
     let rendered = template.render(&input, &spellings, &TemplateLimits::default())?;
-    Ok(framed(tokenizer, tokenizer.encode_rendered(&rendered.text, &rendered.plain)))
+    let ids = framed(tokenizer, tokenizer.encode_rendered(&rendered.text, &rendered.plain));
+    Ok(Prompt::new(ids, &rendered.text, Some(now), since))
 }
 
 /// Puts BOS in front if the file asks for it and the template has not done so.
@@ -76,8 +113,14 @@ impl Responder for Conversation {
         emit: &mut dyn FnMut(&str) -> io::Result<()>,
     ) -> Result<Answer, ChatError> {
         let model = self.session.executor().model();
-        let prompt = prompt_ids(model, &self.template, messages)?;
-        generate(&mut self.session, &prompt, settings, cancel, emit)
+        let now = self.clock.unwrap_or_else(|| jiff::Zoned::now().datetime());
+        let prompt = render(model, &self.template, messages, now)?;
+        let recorder = self.recorder.as_mut();
+        generate(&mut self.session, &prompt, settings, cancel, emit, recorder)
+    }
+
+    fn remark(&mut self) -> Option<String> {
+        self.recorder.as_mut()?.complaint()
     }
 
     fn forget(&mut self) {
@@ -85,16 +128,18 @@ impl Responder for Conversation {
     }
 }
 
-/// Generates what follows `prompt` in `session`; see [`Responder::respond`].
+/// Generates what follows `prompt` in `session`, see [`Responder::respond`], and has it recorded,
+/// failed or not. That a record cannot be kept does not fail the answer: the recorder says so.
 ///
 /// # Errors
 /// [`ChatError`]; the session stays usable.
 pub fn generate(
     session: &mut Session,
-    prompt: &[u32],
+    prompt: &Prompt,
     settings: &Settings,
     cancel: &AtomicBool,
     emit: &mut dyn FnMut(&str) -> io::Result<()>,
+    recorder: Option<&mut Recorder>,
 ) -> Result<Answer, ChatError> {
     let sampling = SamplerOptions {
         temperature: settings.temp,
@@ -110,20 +155,62 @@ pub fn generate(
         stop: Vec::new(),
         ignore_eos: settings.ignore_eos,
     };
+    let mut outcome = Outcome::default();
+    let mut text = String::new();
+    let answered =
+        answer(session, prompt, (sampling, limits), (cancel, emit), &mut outcome, &mut text);
+    let answered = answered.and_then(|()| {
+        let stats = outcome.stats.as_ref().and_then(|of| stats(of, settings.seed));
+        Ok(stats.context("the answer has not ended")?)
+    });
+    match &answered {
+        Ok(stats) => outcome.stop_reason = Some(stats.stop_reason.name().to_owned()),
+        Err(error) => outcome.error = Some(error.to_string()),
+    }
+    if let Some(recorder) = recorder {
+        let most = settings.max_tokens.map(u64::from);
+        recorder.record(session, prompt, (&sampling, most, settings.ignore_eos), &outcome);
+    }
+    Ok(Answer { text, stats: answered? })
+}
+
+/// What takes the text of an answer.
+type Emit<'a> = dyn FnMut(&str) -> io::Result<()> + 'a;
+
+/// Generates, and puts down in `outcome` and `text` what came of it, also where it fails.
+fn answer(
+    session: &mut Session,
+    prompt: &Prompt,
+    (sampling, limits): (SamplerOptions, Limits),
+    (cancel, emit): (&AtomicBool, &mut Emit<'_>),
+    outcome: &mut Outcome,
+    text: &mut String,
+) -> Result<(), ChatError> {
     let full = |error| match error {
         EngineError::PromptTooLong { tokens, context } => {
             ChatError::ContextFull { needed: tokens, size: context }
         }
         error => ChatError::Engine(error.into()),
     };
-    let mut generation = session.generate(prompt, sampling, limits).map_err(full)?;
-    let mut text = String::new();
-    while let Some(piece) = generation.next_text(cancel).map_err(full)? {
-        text.push_str(&piece);
-        emit(&piece)?;
-    }
-    let stats = stats(&generation.stats(), settings.seed).context("the answer has not ended")?;
-    Ok(Answer { text, stats })
+    let mut generation = session.generate(&prompt.ids, sampling, limits).map_err(full)?;
+    let ended = loop {
+        match generation.next_text(cancel) {
+            Ok(None) => break Ok(()),
+            Ok(Some(piece)) => {
+                if !piece.is_empty() && outcome.first_text.is_none() {
+                    outcome.first_text = Some(prompt.since.elapsed());
+                }
+                text.push_str(&piece);
+                if let Err(error) = emit(&piece) {
+                    break Err(error.into());
+                }
+            }
+            Err(error) => break Err(full(error)),
+        }
+    };
+    outcome.output = generation.tokens().to_vec();
+    outcome.stats = Some(generation.stats());
+    ended
 }
 
 /// The engine's account of an answer that has ended.

@@ -21,6 +21,10 @@ pub enum Input {
     ShowSettings,
     /// Change a setting.
     Set(String, String),
+    /// Show the models that can answer.
+    ShowModels,
+    /// Have this model answer from now on.
+    UseModel(String),
     /// Show what the answers have cost.
     Stats,
     /// Leave.
@@ -34,6 +38,7 @@ pub const HELP: &str = "\
 /regen              answer the last message once more
 /system [TEXT|none] show, replace or remove the system prompt
 /set [NAME VALUE]   show or change how answers are chosen
+/model [NAME]       show the models, or have another one answer from now on
 /stats              what the answers have cost so far
 /exit               leave (as does Ctrl-D)
 A line that ends with \\ goes on in the next one; so does everything between two \"\"\".
@@ -71,6 +76,10 @@ impl Input {
                 "" => Self::ShowSystem,
                 "none" => Self::SetSystem(None),
                 text => Self::SetSystem(Some(text.to_owned())),
+            }),
+            "model" | "models" => Ok(match rest {
+                "" => Self::ShowModels,
+                name => Self::UseModel(name.to_owned()),
             }),
             "set" => match *rest.split_whitespace().collect::<Vec<_>>() {
                 [] => Ok(Self::ShowSettings),
@@ -209,6 +218,8 @@ mod tests {
             ("/system", Ok(Input::ShowSystem)),
             ("/system none", Ok(Input::SetSystem(None))),
             ("/system be brief\nplease", Ok(Input::SetSystem(Some("be brief\nplease".to_owned())))),
+            ("/model", Ok(Input::ShowModels)),
+            ("/model  my file.gguf ", Ok(Input::UseModel("my file.gguf".to_owned()))),
             ("/set", Ok(Input::ShowSettings)),
             ("/set  temp\t0.5", set("temp", "0.5")),
         ] {

@@ -15,7 +15,7 @@ mod tests;
 use std::io;
 use std::sync::atomic::AtomicBool;
 
-pub use engine::{Conversation, framed, generate, prompt_ids};
+pub use engine::{Conversation, framed, generate, prompt_ids, render};
 pub use input::{Assembler, HELP, Input};
 pub use lines::{Editor, Event, Lines, Piped};
 pub use repl::{Repl, Screen};
@@ -106,4 +106,22 @@ pub trait Responder {
 
     /// Forgets what it keeps of earlier conversations.
     fn forget(&mut self);
+
+    /// What there is to say of the last answer besides its cost, once: that it was not recorded.
+    fn remark(&mut self) -> Option<String> {
+        None
+    }
+
+    /// The models that could answer, a line each for people.
+    fn models(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Has the model called `name` answer from now on, and returns what there is to say of it.
+    ///
+    /// # Errors
+    /// What keeps it from answering; the model so far then goes on.
+    fn use_model(&mut self, name: &str) -> anyhow::Result<String> {
+        anyhow::bail!("there is no model '{}' to change to here", name.escape_debug())
+    }
 }

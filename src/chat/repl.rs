@@ -64,6 +64,11 @@ impl<R: Responder> Repl<R> {
         &self.responder
     }
 
+    /// What answers, to be changed.
+    pub const fn responder_mut(&mut self) -> &mut R {
+        &mut self.responder
+    }
+
     /// The sum over all answers, if there was one.
     pub fn total(&self) -> Option<&Stats> {
         self.total.as_ref()
@@ -151,6 +156,15 @@ impl<R: Responder> Repl<R> {
             Input::Set(name, value) => {
                 self.settings.set(&name, &value).map_err(anyhow::Error::msg)?;
             }
+            Input::ShowModels => {
+                for line in self.responder.models() {
+                    writeln!(remarks, "{line}")?;
+                }
+            }
+            Input::UseModel(name) => {
+                let said = self.responder.use_model(&name)?;
+                writeln!(remarks, "({said})")?;
+            }
             Input::Stats => match &self.total {
                 Some(total) => writeln!(remarks, "answers so far: {} {total}", self.answers)?,
                 None => writeln!(remarks, "(no answer yet)")?,
@@ -193,6 +207,9 @@ impl<R: Responder> Repl<R> {
         // The answer, or what there is of it, ends its line.
         writeln!(screen.out)?;
         screen.out.flush()?;
+        if let Some(remark) = self.responder.remark() {
+            writeln!(screen.remarks, "({remark})")?;
+        }
         let Answer { text, stats } = answered?;
         self.answers += 1;
         match &mut self.total {

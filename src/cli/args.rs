@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use crate::chat::{Settings, penalty, seed, within};
 use crate::models::DEFAULT_MODEL;
+use crate::registry::CONTEXT_DEFAULT;
 
 /// Short options of more than one letter, which clap does not know, and their long forms.
 const LONG_SHORTS: [(&str, &str); 5] = [
@@ -72,13 +73,25 @@ pub enum Threads {
 impl ContextArgs {
     /// The set-up of a session with a model that was trained for `trained` positions.
     pub fn options(&self, threads: &ThreadArgs, trained: usize) -> ExecutorOptions {
-        let asked = usize::try_from(self.ctx_size).unwrap_or(usize::MAX);
-        let context = if asked == 0 { trained } else { asked };
-        let mut options = ExecutorOptions::new(context);
+        self.over(ExecutorOptions::new(CONTEXT_DEFAULT), threads, trained)
+    }
+
+    /// The set-up `options` where these arguments say nothing else.
+    pub fn over(
+        &self,
+        mut options: ExecutorOptions,
+        threads: &ThreadArgs,
+        trained: usize,
+    ) -> ExecutorOptions {
+        options.context = match self.ctx_size {
+            None => options.context,
+            Some(0) => trained,
+            Some(asked) => usize::try_from(asked).unwrap_or(usize::MAX),
+        };
         (options.threads, options.threads_batch) = threads.resolve(options.threads);
         options.cache_k = self.cache.cache_type_k;
         options.cache_v = self.cache.cache_type_v;
-        options.ram = self.memory.ram;
+        options.ram = self.memory.ram.or(options.ram);
         options
     }
 }
@@ -98,9 +111,9 @@ impl ThreadArgs {
 /// The context window and its cache.
 #[derive(Args, Clone, Debug)]
 pub struct ContextArgs {
-    /// Tokens of context; 0 takes the length that the model was trained with.
-    #[arg(short, long, value_name = "N", default_value_t = 4096)]
-    pub ctx_size: u32,
+    /// Tokens of context; 0 takes the length that the model was trained with [default: 4096].
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<u32>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub cache: CacheArgs,
@@ -285,7 +298,9 @@ mod tests {
         let all = parse(&[]).unwrap();
         assert_eq!(all.model.model, DEFAULT_MODEL);
         assert_eq!((all.generate.predict, all.generate.max_tokens()), (-1, None));
-        assert_eq!(all.context.ctx_size, 4096);
+        assert_eq!(all.context.options(&all.threads, 8192).context, 4096);
+        let trained = parse(&["-c", "0"]).unwrap();
+        assert_eq!(trained.context.options(&all.threads, 8192).context, 8192);
         assert_eq!(all.context.cache.cache_type_k, CacheType::F16);
         assert_eq!(all.context.memory.ram, None);
         let sampling = &all.sampling;

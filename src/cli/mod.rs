@@ -7,18 +7,29 @@ mod acceptance;
 mod args;
 mod baseline;
 mod bench;
+mod bench_arch;
 mod chat;
 mod compliance;
+mod config;
+mod data;
 mod doctor;
 mod headroom;
 mod inspect;
 mod logits;
+mod memory;
 mod models;
 mod output;
 mod perplexity;
+mod persona;
 mod plan;
 mod profile;
 mod progress;
+mod provenance;
+mod recording;
+mod registry;
+mod replay;
+mod results;
+mod route;
 mod run;
 mod simulate;
 mod speculation;
@@ -29,6 +40,7 @@ mod weights;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aios_engine::EngineError;
@@ -39,14 +51,17 @@ pub use args::{
     CacheArgs, ComputeArgs, ContextArgs, GenerateArgs, MemoryArgs, ModelArgs, SamplingArgs,
     StatsFormat, ThreadArgs, spell_out,
 };
+pub use bench_arch::{BenchArchArgs, Connect, bench_arch};
 pub use chat::{ChatArgs, run as run_chat};
 pub use headroom::{HeadroomArgs, measure as measure_headroom, run as run_headroom};
 pub use models::model_file;
 pub use plan::{hardware, plan_folder};
 pub use progress::Terminal;
+pub use recording::{Named, RecordArgs};
 pub use speculation::{SpecArgs, SpecMode};
 pub use weights::{WeightArgs, panel_folder};
 
+use crate::config::Place;
 use crate::interrupt::Interrupted;
 use crate::models::Error as ModelError;
 
@@ -61,6 +76,9 @@ Examples:
   aios inspect model.gguf              what a file holds and what a token of it reads
   aios doctor                          what this machine can do
 
+Settings are read from --config, AIOS_CONFIG, or aios/aios.toml in XDG_CONFIG_HOME
+or ~/.config; 'aios config init' writes a commented file.
+
 Models are kept in AIOS_MODEL_DIR, or in the folder 'models' of AIOS_CACHE_DIR
 (default: XDG_CACHE_HOME/aios or ~/.cache/aios). AIOS_CATALOG names another catalogue.
 
@@ -74,6 +92,10 @@ struct Cli {
     /// Log what happens to stderr; twice for more. RUST_LOG overrides it.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
+    /// Read the settings from this file [default: AIOS_CONFIG, or aios/aios.toml in
+    /// XDG_CONFIG_HOME or ~/.config].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,6 +104,7 @@ struct Cli {
 enum Command {
     Chat(chat::ChatArgs),
     Run(run::RunArgs),
+    Config(config::ConfigArgs),
     Models(models::ModelsArgs),
     Pull(models::PullArgs),
     Inspect(inspect::InspectArgs),
@@ -99,8 +122,14 @@ enum Command {
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
     Acceptance(acceptance::AcceptanceArgs),
+    Memory(memory::MemoryCommand),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
+    Provenance(provenance::ProvenanceArgs),
+    Data(data::DataArgs),
+    Results(results::ResultsArgs),
+    Route(route::RouteArgs),
+    Persona(persona::PersonaArgs),
 }
 
 /// A combination of arguments that makes no sense; exits with 2, as clap's own refusals do.
@@ -133,10 +162,12 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     start_logging(cli.verbose);
+    let place = Place::of(cli.config.as_deref());
     let outcome = match cli.command {
-        Command::Chat(args) => chat::run(&args),
+        Command::Chat(args) => chat::run_with(&args, &place),
         Command::Run(args) => run::run(&args),
-        Command::Models(args) => models::list(&args),
+        Command::Models(args) => models::list(&args, &place),
+        Command::Config(args) => config::run(&args, &place),
         Command::Pull(args) => models::pull(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -153,8 +184,14 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
+        Command::Memory(command) => memory::run(&command),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Provenance(args) => provenance::run(&args),
+        Command::Data(args) => data::run(&args),
+        Command::Results(args) => results::run(&args),
+        Command::Route(args) => route::run(&args),
+        Command::Persona(args) => persona::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,13 +1,14 @@
 //! `aios models` and `aios pull`, and the way from `-m` to a file.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
 use super::Terminal;
+use crate::config::{Config, Family, Loaded, ModelEntry, ModelRole, Place};
 use crate::interrupt::Interrupt;
 use crate::models::{Catalog, Named, Pulled, State, Store, Watch};
 
@@ -17,6 +18,9 @@ pub(super) struct ModelsArgs {
     /// Print JSON: an array with one object per model.
     #[arg(long)]
     json: bool,
+    /// List the models of the registry alone, as aios.toml names them.
+    #[arg(long)]
+    registry: bool,
 }
 
 /// Fetch a model by name, verify it, and print its path.
@@ -47,6 +51,19 @@ struct Row<'a> {
     terms: &'a str,
     state: &'static str,
     path: PathBuf,
+    /// The names that it has in the registry.
+    registry: Vec<&'a str>,
+}
+
+/// A model of the registry, as `aios models` lists it.
+#[derive(Serialize)]
+struct Entry<'a> {
+    name: &'a str,
+    role: ModelRole,
+    family: &'static str,
+    file: Option<&'a Path>,
+    catalogue: Option<&'a str>,
+    state: &'static str,
 }
 
 /// The catalogue in force: the file that `AIOS_CATALOG` names, or else the built-in one.
@@ -73,8 +90,13 @@ pub fn model_file(model: &str, interrupt: &Interrupt) -> anyhow::Result<PathBuf>
 }
 
 /// Runs `aios models`.
-pub(super) fn list(args: &ModelsArgs) -> anyhow::Result<()> {
+pub(super) fn list(args: &ModelsArgs, place: &Place) -> anyhow::Result<()> {
     let (catalog, store) = (catalog()?, Store::locate()?);
+    let loaded = Loaded::load(place)?;
+    let entries = entries(&loaded.config, &catalog, &store)?;
+    if args.registry {
+        return list_registry(&entries, &loaded, args.json);
+    }
     let mut rows = Vec::new();
     for model in catalog.models() {
         let state = match store.state(model)? {
@@ -92,6 +114,11 @@ pub(super) fn list(args: &ModelsArgs) -> anyhow::Result<()> {
             terms: &model.terms,
             state,
             path: store.path(model),
+            registry: entries
+                .iter()
+                .filter(|entry| entry.catalogue == Some(&model.name))
+                .map(|entry| entry.name)
+                .collect(),
         });
     }
     let mut out = io::stdout().lock();
@@ -117,6 +144,62 @@ pub(super) fn list(args: &ModelsArgs) -> anyhow::Result<()> {
         "\nThey are kept in {}; fetch one with 'aios pull NAME'.",
         store.folder().display()
     )?;
+    drop(out);
+    writeln!(io::stdout())?;
+    list_registry(&entries, &loaded, false)
+}
+
+/// The models of the configuration, and whether their files are there.
+fn entries<'a>(
+    config: &'a Config,
+    catalog: &Catalog,
+    store: &Store,
+) -> anyhow::Result<Vec<Entry<'a>>> {
+    let entry = |model: &'a ModelEntry| {
+        let state = match (&model.file, &model.catalogue) {
+            (Some(file), _) if file.is_file() => "present",
+            (Some(_), _) => "absent",
+            (None, name) => match catalog.model(name.as_deref().unwrap_or_default()) {
+                Err(_) => "unknown",
+                Ok(model) => match store.state(model)? {
+                    State::Absent => "absent",
+                    State::Present => "present",
+                    State::Stale(_) => "stale",
+                },
+            },
+        };
+        Ok(Entry {
+            name: &model.name,
+            role: model.role,
+            family: model.family.map_or("", Family::name),
+            file: model.file.as_deref(),
+            catalogue: model.catalogue.as_deref(),
+            state,
+        })
+    };
+    config.models.iter().map(entry).collect()
+}
+
+fn list_registry(entries: &[Entry<'_>], loaded: &Loaded, json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, entries).map_err(io::Error::from)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    match &loaded.path {
+        Some(path) => writeln!(out, "In the registry ({}):", path.display())?,
+        None => writeln!(out, "In the registry (built in; 'aios config init' writes a file):")?,
+    }
+    let width = entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0);
+    for Entry { name, role, family, file, catalogue, state } in entries {
+        let role = role.name();
+        write!(out, "{name:width$}  {role:8}  {family:6}  {state:7}  ")?;
+        match (file, catalogue) {
+            (Some(file), _) => writeln!(out, "{}", file.display())?,
+            (None, name) => writeln!(out, "catalogue: {}", name.unwrap_or_default())?,
+        }
+    }
     Ok(())
 }
 

@@ -2,18 +2,21 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::time::Instant;
 
 use aios_engine::Session;
 use aios_engine::tokenizer::ParseSpecial;
 use anyhow::Context;
 use clap::Args;
 
+use super::recording::all_recorded;
 use super::{
-    ContextArgs, GenerateArgs, ModelArgs, SamplingArgs, SpecArgs, StatsFormat, ThreadArgs, Usage,
-    WeightArgs, model_file,
+    ContextArgs, GenerateArgs, ModelArgs, Named, RecordArgs, SamplingArgs, SpecArgs, StatsFormat,
+    ThreadArgs, Usage, WeightArgs, model_file,
 };
 use crate::chat::generate;
 use crate::interrupt::{Interrupt, Interrupted};
+use crate::provenance::Prompt;
 use crate::stats::{Stats, StopReason};
 
 /// Complete one text, without a chat template.
@@ -41,6 +44,8 @@ pub(super) struct RunArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     speculation: SpecArgs,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 /// Runs `aios run`.
@@ -58,6 +63,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             text
         }
     };
+    let log = args.record.open()?;
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, false, &interrupt)?;
     let mut options = args.context.options(&args.threads, model.config().context);
@@ -65,18 +71,28 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut session = Session::new(model.clone(), options)?;
     let costs = args.speculation.set_up(&mut session, &args.weights, &interrupt)?;
     let settings = args.sampling.settings(args.generate.max_tokens());
+    let settings = args.record.settings(settings);
+    let models = Named {
+        main: &args.model.model,
+        draft: args.speculation.drafting(costs.as_ref()),
+        spec: args.speculation.spec,
+    };
+    let mut recorder = args.record.recorder(log, "run", &mut session, models, &interrupt)?;
+    let since = Instant::now();
     let tokenizer = model.tokenizer()?;
     let mut ids = tokenizer.encode(&prompt, ParseSpecial::Yes);
     if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && ids.first() != Some(bos))
     {
         ids.insert(0, bos);
     }
+    let ids = Prompt::new(ids, &prompt, None, since);
     let mut out = io::stdout();
     let mut emit = |piece: &str| {
         out.write_all(piece.as_bytes())?;
         out.flush()
     };
-    let answer = generate(&mut session, &ids, &settings, interrupt.flag(), &mut emit);
+    let flag = interrupt.flag();
+    let answer = generate(&mut session, &ids, &settings, flag, &mut emit, recorder.as_mut());
     if let Some(costs) = costs {
         costs.keep(&session);
     }
@@ -87,6 +103,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     eprintln!("{stats}");
     finish(args.generate.stats, Some(&stats))?;
+    all_recorded(recorder.as_mut())?;
     if stats.stop_reason == StopReason::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
 }
 

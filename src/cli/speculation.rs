@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use aios_engine::tokenizer::ParseSpecial;
@@ -118,6 +119,11 @@ impl SpecArgs {
         Ok(())
     }
 
+    /// The draft model and the name that it was given, if `set_up` has found that it drafts.
+    pub fn drafting<'a>(&'a self, known: Option<&KnownCosts>) -> Option<(&'a str, Arc<Model>)> {
+        self.model_draft.as_deref().zip(known.and_then(|known| known.draft.clone()))
+    }
+
     fn check(&self) -> Result<(), Usage> {
         let refuse = |text: &str| Err(Usage(text.to_owned()));
         match (self.spec, &self.model_draft, self.spec_corpus.is_empty()) {
@@ -170,19 +176,21 @@ pub struct KnownCosts {
     costs: PassCosts,
     /// `None` where there is no folder to keep it in.
     file: Option<PathBuf>,
+    draft: Option<Arc<Model>>,
 }
 
 impl KnownCosts {
     /// As was measured before with the same files, threads and program, or measured now.
     fn of(session: &mut Session, draft: Option<&mut DraftModel>) -> anyhow::Result<Self> {
+        let model = draft.as_deref().map(|draft| Arc::clone(draft.model()));
         let file = key(session, draft.as_deref())
             .and_then(|key| Some(cache_folder()?.join("passes").join(format!("{key}.json"))));
         if let Some(costs) = file.as_deref().and_then(read_costs) {
-            return Ok(Self { costs, file });
+            return Ok(Self { costs, file, draft: model });
         }
         let draft = draft.map(DraftModel::executor);
         let costs = PassCosts::measure(session.idle_executor(), draft)?;
-        let known = Self { costs, file };
+        let known = Self { costs, file, draft: model };
         // What was measured while others used the machine is good for this once.
         if known.costs.is_steady() {
             known.write(&known.costs);
@@ -280,7 +288,7 @@ mod tests {
         // A micro model's passes take less than a millisecond, and many tokens do not cost less.
         let wrong = PassCurve::new(vec![(1, 1000.0), (16, 1000.0)]).unwrap();
         let costs = PassCosts::known(wrong, None);
-        let known = KnownCosts { costs: costs.clone(), file: Some(file.clone()) };
+        let known = KnownCosts { costs: costs.clone(), file: Some(file.clone()), draft: None };
         let mut answer = |tokens, drafters: Vec<Box<dyn Drafter>>| {
             let length = Length::Auto { costs: costs.clone(), most: 3 };
             session.speculate(Some(Speculation::new(drafters, length)));

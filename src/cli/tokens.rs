@@ -84,7 +84,7 @@ pub(super) fn detokenize(args: &DetokenizeArgs) -> anyhow::Result<()> {
 }
 
 /// The tokenizer of the model; its weights are not looked at, so a file without any will do.
-fn tokenizer(args: &ModelArgs) -> anyhow::Result<Tokenizer> {
+pub(super) fn tokenizer(args: &ModelArgs) -> anyhow::Result<Tokenizer> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let path = model_file(&args.model, &interrupt)?;
     let mapping = Mapping::open(&path)?;

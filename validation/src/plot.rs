@@ -6,7 +6,7 @@ use std::ops::Range;
 
 const SIZE: (u32, u32) = (760, 460);
 /// Colours that differ also for eyes that do not tell red from green (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -56,6 +56,12 @@ pub struct PlotError {
     problem: String,
 }
 
+impl PlotError {
+    pub(crate) fn new(title: &str, problem: String) -> Self {
+        Self { title: title.to_owned(), problem }
+    }
+}
+
 impl Axis<'_> {
     /// Where a value stands; `None` if this axis has no place for it.
     fn place(self, value: f64) -> Option<f64> {
@@ -94,8 +100,7 @@ impl Chart<'_> {
             return Ok(None);
         };
         let mut svg = String::new();
-        self.draw(&lines, x, y, &mut svg)
-            .map_err(|problem| PlotError { title: self.title.to_owned(), problem })?;
+        self.draw(&lines, x, y, &mut svg).map_err(|problem| PlotError::new(self.title, problem))?;
         Ok(Some(svg))
     }
 

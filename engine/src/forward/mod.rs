@@ -5,6 +5,7 @@ mod feed_forward;
 mod head;
 mod project;
 mod screen;
+mod trace;
 mod zeros;
 
 use crate::cache::KvCache;
@@ -22,9 +23,11 @@ use project::{Context, Deltas, Quants};
 use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
+use trace::Trace;
 use zeros::Zeroing;
 
 pub use screen::{Chooser, Scores, ScreenStats};
+pub use trace::StateDigest;
 pub use zeros::ZeroStats;
 
 /// How an executor is set up.
@@ -92,6 +95,7 @@ pub struct Executor {
     meter: Meter,
     screening: Screening,
     zeroing: Zeroing,
+    trace: Option<Trace>,
     len: usize,
 }
 
@@ -176,7 +180,8 @@ impl Executor {
         let options = ExecutorOptions { batch, ..options };
         let screening = Screening::new(model.head_screen().cloned());
         let zeroing = Zeroing::new(model.ffn_neurons().cloned());
-        Ok(Self { model, options, context, cache, state, meter, screening, zeroing, len: 0 })
+        let trace = None;
+        Ok(Self { model, options, context, cache, state, meter, screening, zeroing, trace, len: 0 })
     }
 
     /// The model.
@@ -243,6 +248,31 @@ impl Executor {
     /// Forgets the positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        if let Some(trace) = &mut self.trace {
+            trace.truncate(self.len);
+        }
+    }
+
+    /// Digests the final normed states of every position from now on (SPEC Z5), or no longer. It
+    /// costs a norm and a SHA-256 of `4·d_model` bytes a token, and changes no result. Positions in
+    /// the cache, whose states are gone, are forgotten.
+    pub fn trace_states(&mut self, on: bool) {
+        if on != self.trace.is_some() {
+            let room = self.context();
+            self.trace = on.then(|| Trace::new(room, self.model.config().d_model));
+            self.truncate(0);
+        }
+    }
+
+    /// Whether states are digested.
+    pub const fn traces_states(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// The digest of the states of the first `positions` positions in the cache; `None` if there
+    /// are none, not as many, or they were not digested.
+    pub fn state_digest(&self, positions: usize) -> Option<StateDigest> {
+        self.trace.as_ref()?.digest(positions)
     }
 
     /// Takes positions up to `len` as they lie in the cache, zeros where none was written: to
@@ -325,7 +355,7 @@ impl Executor {
                 Ok(wanted)
             };
             if let Err(error) = self.pass(chunk, phase, want, best, &mut chooser) {
-                self.len = before;
+                self.truncate(before);
                 return Err(error);
             }
         }
@@ -375,6 +405,7 @@ impl Executor {
             self.layer(&model, index, layer, start);
         }
         self.len += n;
+        self.digest_states(&model, start);
         let outcome = self.logits(&model, start, logits, best, chooser);
         self.meter.ledger.disk(self.context.memory.new_disk_bytes());
         outcome
@@ -416,6 +447,16 @@ impl Executor {
         if let Some(factor) = config.embedding_scale {
             scale(self.context.isa, &mut self.state.x, factor);
         }
+    }
+
+    /// Digests the pass's final normed states, if somebody wants that. Those of a pass that is lost
+    /// go when the positions do.
+    fn digest_states(&mut self, model: &Model, start: usize) {
+        let (isa, pool) = (self.context.isa, self.context.pool());
+        let Self { state, trace: Some(trace), .. } = self else { return };
+        let (config, weights) = (model.config(), model.weights());
+        norm(isa, &pool, weights.output_norm.with(config.norm), &state.x, &mut state.normed);
+        trace.extend(start, &state.normed, config.d_model);
     }
 
     /// One layer: attention and feed-forward, added to the residual stream.

@@ -1,4 +1,4 @@
-//! Feed-forward parts whose zero neurons are skipped (SPEC Z): for one token, with the down
+//! Feed-forward parts whose zero neurons are skipped (SPEC D12): for one token, with the down
 //! projection stored neuron by neuron, and every bit as without.
 
 use super::project::Context;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// line here and a row there takes longer than its share of all.
 const MOST_OF_TEN: usize = 8;
 /// Quantised activations have scales below this, or no row of the up projection is left out: its
-/// product might overflow, and then a zero times it is no zero (SPEC Z4).
+/// product might overflow, and then a zero times it is no zero (SPEC D15).
 const SCALE_MOST: f32 = f32::from_bits((127 + 50) << 23);
 
 /// What skipping came to.

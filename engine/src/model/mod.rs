@@ -77,7 +77,7 @@ impl Model {
     }
 
     /// As [`Model::load`], or as [`Model::load_repacked`] with the folder `panels`, with matrices
-    /// that other models of `store` have read from these (SPEC O2). Digests are kept in the folder
+    /// that other models of `store` have read from these (SPEC W13). Digests are kept in the folder
     /// `digests`; where there are none yet, the files are read once to make them. What could not
     /// be repacked is read as it stands.
     ///

@@ -1,4 +1,4 @@
-//! Down projections stored neuron by neuron, which a plan brings (SPEC Z3).
+//! Down projections stored neuron by neuron, which a plan brings (SPEC D14).
 
 use super::{AdoptError, FfnInput, Model, Projection};
 use aios_kernels::{

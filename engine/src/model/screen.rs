@@ -92,6 +92,11 @@ impl HeadScreen {
         &self.sketch
     }
 
+    /// The SHA-256 of the table that it came from.
+    pub fn sha256(&self) -> &str {
+        self.table.sha256()
+    }
+
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
         self.table.body()

@@ -1,4 +1,4 @@
-//! Matrices that another model in this process has, too, are read from there (SPEC O2, O3).
+//! Matrices that another model in this process has, too, are read from there (SPEC W13, W14).
 
 use super::{Model, repack};
 use aios_contract::DType;

@@ -4,7 +4,7 @@ use super::NeuronShape;
 use crate::act::{QUADS, QuantRows, ScaleBlock, b32, b256};
 
 /// A block's scale is 0 or at least this, or no block is skipped: with smaller ones a sum might
-/// underflow to −0, to which +0 is not the same as nothing (SPEC Z2).
+/// underflow to −0, to which +0 is not the same as nothing (SPEC D13).
 const SCALE_LEAST: f32 = f32::from_bits((127 - 100) << 23);
 
 /// Four inputs of a group that are not zero, and their quants in a word. The last four of a group

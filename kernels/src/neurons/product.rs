@@ -4,7 +4,7 @@
 //! vector's lanes, then one step of the rows' chains of fma. The departures from it:
 //! 1. Four columns at a time are read, a line each, and their bytes interleaved, so that a lane has
 //!    the four weights of a row; columns whose input is zero are not among them.
-//! 2. A block whose inputs are all zero takes no step, its scales being finite (SPEC Z2).
+//! 2. A block whose inputs are all zero takes no step, its scales being finite (SPEC D13).
 //! 3. The lines are asked for some columns ahead: where they lie is known, and no processor could
 //!    foretell it.
 

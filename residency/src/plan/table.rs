@@ -27,7 +27,7 @@ const BODY: usize = 4096;
 pub enum TableKind {
     /// Sketches of the output matrix's rows (SPEC D7).
     HeadSketch,
-    /// Down projections stored neuron by neuron (SPEC Z3).
+    /// Down projections stored neuron by neuron (SPEC D14).
     FfnNeurons,
 }
 
@@ -56,6 +56,7 @@ pub struct Table {
     kind: TableKind,
     mapping: Mapping,
     numbers: [u64; NUMBERS],
+    sha256: String,
 }
 
 impl Table {
@@ -81,10 +82,11 @@ impl Table {
         if bytes[..BODY] != header(kind, entry.bytes, &numbers)[..] {
             return Err(damaged("its header is not that of such a table, or of another version"));
         }
-        if hex(&Sha256::digest(bytes)) != entry.sha256 {
+        let sha256 = hex(&Sha256::digest(bytes));
+        if sha256 != entry.sha256 {
             return Err(damaged("its SHA-256 is not that of the manifest"));
         }
-        Ok(Self { kind, mapping, numbers })
+        Ok(Self { kind, mapping, numbers, sha256 })
     }
 
     /// What it holds.
@@ -95,6 +97,11 @@ impl Table {
     /// The numbers of its header.
     pub const fn numbers(&self) -> &[u64; NUMBERS] {
         &self.numbers
+    }
+
+    /// The SHA-256 of its file.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Its body.

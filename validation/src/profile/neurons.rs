@@ -1,4 +1,4 @@
-//! Whether skipping zero neurons pays here (SPEC Z5): their table, and the same passes with and
+//! Whether skipping zero neurons pays here (SPEC D16): their table, and the same passes with and
 //! without it, alternating, every logit compared with `==`.
 
 use super::{ProfileError, ProfileOptions, Progress, step};

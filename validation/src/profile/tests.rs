@@ -288,7 +288,7 @@ fn logits(
     (all, bytes, executor.zero_stats())
 }
 
-/// SPEC Z: with zero neurons skipped every logit is the same, on every instruction set, with any
+/// SPEC D12: with zero neurons skipped every logit is the same, on every instruction set, with any
 /// threads and however the tokens are cut into passes, for fewer bytes.
 #[test]
 fn skipping_zero_neurons_changes_no_bit_and_saves_bytes() {

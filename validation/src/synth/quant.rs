@@ -82,7 +82,7 @@ impl Quant {
     }
 
     /// The value of `general.file_type`.
-    pub(super) const fn file_type(self) -> u32 {
+    pub const fn file_type(self) -> u32 {
         self.row().2
     }
 

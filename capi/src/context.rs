@@ -331,7 +331,9 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
         let pays = plan.manifest.ffn.as_ref().map(|ffn| ffn.pays);
         let skips = pays.is_some_and(|pays| pays || mode == AIOS_PLAN_ON);
         if skips {
-            model.adopt_neurons(&mut plan).map_err(|error| error.to_string())?;
+            model
+                .adopt_neurons(&mut plan, aios_engine::ZeroLimits::TIME)
+                .map_err(|error| error.to_string())?;
         }
         let screen = &plan.manifest.screen;
         if mode == AIOS_PLAN_AUTO && !screen.pays {

@@ -32,7 +32,7 @@ pub use forward::{
 pub use meter::{Inner, Observer};
 pub use model::{
     AdoptError, AliasError, FfnNeurons, HeadScreen, LoadError, Model, RepackError, Repacked,
-    RepackedFile, Shared, TensorError, repacked_files,
+    RepackedFile, Shared, TensorError, ZeroLimits, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aios_engine::{Model, RepackError};
+use aios_engine::{Model, RepackError, ZeroLimits};
 use aios_residency::plan::{Plan, PlanError};
 use clap::{Args, ValueEnum};
 
@@ -109,7 +109,11 @@ impl WeightArgs {
         if let Some(ffn) = plan.manifest.ffn.clone()
             && self.zeros.follows(ffn.pays)
         {
-            match model.adopt_neurons(&mut plan) {
+            let limits = match self.zeros {
+                ScreenMode::On => ZeroLimits::BYTES,
+                _ => ZeroLimits::TIME,
+            };
+            match model.adopt_neurons(&mut plan, limits) {
                 Ok(()) => terminal.notice(&format!(
                     "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of \
                      feed-forward weights for a token, same results (--zeros off does without)",

@@ -11,9 +11,6 @@ use aios_residency::BlockTable;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Of ten neurons, how many may be not zero if a projection is not to be read whole after all: a
-/// line here and a row there takes longer than its share of all.
-const MOST_OF_TEN: usize = 8;
 /// Quantised activations have scales below this, or no row of the up projection is left out: its
 /// product might overflow, and then a zero times it is no zero (SPEC D15).
 const SCALE_MOST: f32 = f32::from_bits((127 + 50) << 23);
@@ -62,12 +59,13 @@ impl Executor {
         if !context.can_join(blocks, ffn) {
             return false;
         }
-        let (function, len) = (config.ffn.activation, config.ffn.len);
+        let (function, len, limits) = (config.ffn.activation, config.ffn.len, table.limits());
         let reads_down = [Some(&ffn.down.tensor), None, None];
         zeroing.stats.neurons += len as u64;
         match &ffn.input {
             FfnInput::Gated { gate, up } if table.skips_up() => {
-                let both = GateFirst { gate, up, function, len };
+                let up_of_ten = limits.up_of_ten;
+                let both = GateFirst { gate, up, function, len, up_of_ten };
                 both.run(context, state, (blocks, meter), zeroing);
                 let (isa, pool) = (context.isa, context.pool());
                 context.inner.of(scales).quantize(isa, &pool, &state.up, len);
@@ -86,7 +84,7 @@ impl Executor {
         active.fill(down.shape(), context.inner.of(scales));
         stats.active += active.count() as u64;
         let (next, entry) = (feed_forward::after(model, index), ffn.down.entry(&mut state.branch));
-        if 10 * active.count() > MOST_OF_TEN * len {
+        if 10 * down.shape().read_bytes(active) > limits.down_of_ten * ffn.down.tensor.bytes() {
             context.project_inner((blocks, meter), &state.up, len, (entry, scales), next);
         } else {
             stats.down_skipped += (len - active.count()) as u64;
@@ -128,6 +126,7 @@ struct GateFirst<'a> {
     up: &'a Projection,
     function: ActivationFn,
     len: usize,
+    up_of_ten: usize,
 }
 
 impl GateFirst<'_> {
@@ -139,7 +138,7 @@ impl GateFirst<'_> {
         (blocks, meter): (&BlockTable, &mut Meter),
         zeroing: &mut Zeroing,
     ) {
-        let Self { gate: of_gate, up: of_up, function, len } = *self;
+        let Self { gate: of_gate, up: of_up, function, len, up_of_ten } = *self;
         let State { normed, gate, up, .. } = state;
         let d = normed.len();
         let next = [Some(&of_up.tensor), None, None];
@@ -152,7 +151,7 @@ impl GateFirst<'_> {
         let input = context.quants.quantized((isa, &pool, false), normed, d, &[scales]);
         let largest = input.q32.or(input.q256).map_or(f32::NAN, |rows| rows.largest_scale());
         // A comparison with NaN is false.
-        let skips = 10 * ids.len() <= MOST_OF_TEN * len && largest < SCALE_MOST;
+        let skips = 10 * ids.len() <= up_of_ten * len && largest < SCALE_MOST;
         if !skips {
             context.project((blocks, meter), normed, d, [of_up.entry(up)], [None; 3]);
             up.iter_mut().zip(&*gate).for_each(|(up, gate)| *up *= gate);

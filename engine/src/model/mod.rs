@@ -12,7 +12,7 @@ mod weights;
 pub use alias::AliasError;
 pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
-pub use neurons::FfnNeurons;
+pub use neurons::{FfnNeurons, ZeroLimits};
 pub use repack::{RepackError, Repacked};
 pub use screen::{AdoptError, HeadScreen};
 pub use share::Shared;

@@ -7,6 +7,24 @@ use aios_kernels::{
 use aios_residency::plan::{NUMBERS, Plan, Table, TableKind};
 use std::sync::Arc;
 
+/// How much is skipped, at least, for it to be skipped at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZeroLimits {
+    /// Of ten bytes of a down projection, how many the neurons that are not zero may take; else it
+    /// is read whole.
+    pub down_of_ten: usize,
+    /// Of ten gates, how many may be not zero; else the up projection is read whole.
+    pub up_of_ten: usize,
+}
+
+impl ZeroLimits {
+    /// Whatever saves bytes.
+    pub const BYTES: Self = Self { down_of_ten: 10, up_of_ten: 10 };
+    /// What saves time too: a line here and a row there takes longer than its share of all, and
+    /// about half of them longer than all.
+    pub const TIME: Self = Self { down_of_ten: 4, up_of_ten: 3 };
+}
+
 /// The down projections of a model's layers, mapped.
 #[derive(Debug)]
 pub struct FfnNeurons {
@@ -14,6 +32,7 @@ pub struct FfnNeurons {
     layers: Vec<Option<(NeuronShape, usize)>>,
     /// Whether rows of the up projections may be left out too.
     skips_up: bool,
+    limits: ZeroLimits,
     table: Table,
 }
 
@@ -22,7 +41,7 @@ impl FfnNeurons {
     ///
     /// # Errors
     /// [`AdoptError`].
-    pub fn new(model: &Model, table: Table) -> Result<Self, AdoptError> {
+    pub fn new(model: &Model, table: Table, limits: ZeroLimits) -> Result<Self, AdoptError> {
         let skips_up = table.numbers()[3] != 0;
         if *table.numbers() != Self::numbers(model, skips_up) {
             return Err(AdoptError::Neurons("were made of other matrices"));
@@ -37,7 +56,7 @@ impl FfnNeurons {
         if table.body().len() != end {
             return Err(AdoptError::Neurons("are not as many as the model's"));
         }
-        Ok(Self { layers, skips_up, table })
+        Ok(Self { layers, skips_up, limits, table })
     }
 
     /// The numbers of the table of such projections of `model`.
@@ -57,6 +76,11 @@ impl FfnNeurons {
     pub(crate) fn layer(&self, layer: usize) -> Option<Neurons<'_>> {
         let (shape, start) = (*self.layers.get(layer)?)?;
         Neurons::new(shape, &self.table.body()[start..start + shape.bytes()])
+    }
+
+    /// From when on it skips.
+    pub(crate) const fn limits(&self) -> ZeroLimits {
+        self.limits
     }
 
     /// Whether rows of the up projections may be left out: their scales are all finite, so that a
@@ -118,11 +142,11 @@ impl Model {
     ///
     /// # Errors
     /// [`AdoptError`]; nothing has changed then.
-    pub fn adopt_neurons(&self, plan: &mut Plan) -> Result<(), AdoptError> {
+    pub fn adopt_neurons(&self, plan: &mut Plan, limits: ZeroLimits) -> Result<(), AdoptError> {
         let of_neurons = |table: &Table| table.kind() == TableKind::FfnNeurons;
         let at = plan.tables.iter().position(of_neurons);
         let at = at.ok_or(AdoptError::Neurons("are not in the plan"))?;
-        let neurons = FfnNeurons::new(self, plan.tables.remove(at))?;
+        let neurons = FfnNeurons::new(self, plan.tables.remove(at), limits)?;
         // A second plan changes nothing: what runs already stays as it is.
         let _ = self.neurons.set(Arc::new(neurons));
         Ok(())

@@ -9,7 +9,7 @@
 //!    foretell it.
 
 use super::active::Quad;
-use super::{ActiveNeurons, LINE, NeuronShape, Neurons, STRIPE_PARTS};
+use super::{ActiveNeurons, LINE, Neurons, STRIPE_PARTS};
 use crate::act::{QuantRows, b32, b256};
 use crate::format::{self, Float, Format32, Format256, Visitor};
 use crate::isa::{Isa, Op};
@@ -147,16 +147,16 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Asks for the lines of a quad, wherever in the stripe they are.
+/// Asks for the lines of a quad, wherever in the stripe they are; blocks have `LEN` columns, a
+/// constant because divisions by others take long.
 #[inline(always)]
-fn ask(stripe: &[u8], shape: NeuronShape, parts: usize, quad: &Quad) {
-    let len = shape.dtype.block_len();
+fn ask<const LEN: usize>(stripe: &[u8], scale_bytes: usize, parts: usize, quad: &Quad) {
     for column in quad.columns {
         let column = column as usize;
-        let block = column / len * parts * shape.block_bytes();
-        let line = parts * shape.scale_bytes + column % len * parts * LINE;
+        // The scales of all blocks up to its own, and the lines before it.
+        let at = (column / LEN + 1) * scale_bytes + column * LINE;
         for part in 0..parts {
-            prefetch_line(stripe, block + line, part);
+            prefetch_line(stripe, parts * at, part);
         }
     }
 }
@@ -228,7 +228,7 @@ impl<F: Format32> Stripe32<'_, F> {
                 let of = Part { scales, lines, part, parts, first: 32 * b as u32 };
                 let asked = |i: usize| {
                     if let Some(quad) = active.later(b, i).filter(|_| part == 0) {
-                        ask(stripe, shape, parts, quad);
+                        ask::<32>(stripe, shape.scale_bytes, parts, quad);
                     }
                 };
                 let x = (tile, j, active.group(b));
@@ -309,7 +309,7 @@ impl<F: Format256> Stripe256<'_, F> {
                 let of = Part { scales, lines, part, parts, first: 256 * b as u32 };
                 let asked = |group: usize, i: usize| {
                     if let Some(quad) = active.later(group, i).filter(|_| part == 0) {
-                        ask(stripe, shape, parts, quad);
+                        ask::<256>(stripe, shape.scale_bytes, parts, quad);
                     }
                 };
                 block256::<F, S, V>(simd, of, (tile, b, active), asked, &mut sums[part]);

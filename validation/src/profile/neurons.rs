@@ -4,7 +4,7 @@
 use super::{ProfileError, ProfileOptions, Progress, step};
 use crate::bench::Statistics;
 use aios_contract::RoleGroup;
-use aios_engine::{EngineError, Executor, FfnNeurons, Model, Want, argmax};
+use aios_engine::{EngineError, Executor, FfnNeurons, Model, Want, ZeroLimits, argmax};
 use aios_kernels::Pool;
 use aios_residency::Phase;
 use aios_residency::plan::{FfnReport, Table, TableEntry, TableKind, TableWriter};
@@ -31,7 +31,8 @@ pub(super) fn profile(
     let Some(entry) = write(&model, executor.options().threads, folder, progress)? else {
         return Ok(None);
     };
-    let neurons = Arc::new(FfnNeurons::new(&model, Table::open(folder, &entry)?)?);
+    let neurons =
+        Arc::new(FfnNeurons::new(&model, Table::open(folder, &entry)?, ZeroLimits::TIME)?);
     let report = measure(executor, &neurons, texts, plan, progress)?;
     Ok(Some((entry, report)))
 }

@@ -24,6 +24,7 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
+pub use cache::{KvTiering, UnknownTiering};
 pub use error::EngineError;
 pub use forward::{
     Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,

@@ -280,6 +280,15 @@ impl<V: KvFormat> Values<'_, '_, V> {
         let row_bytes = V::value_row_bytes(value_len);
         let low = |f: fn(&(usize, usize)) -> usize| call.spans[..Q].iter().map(f).min();
         let high = |f: fn(&(usize, usize)) -> usize| call.spans[..Q].iter().map(f).max();
+        let mut scaled;
+        let weights = match V::value_scales(simd, rows, value_len) {
+            None => weights,
+            Some(_) => {
+                scaled = *weights;
+                scale_weights::<S, V>(simd, rows, value_len, &mut scaled[..Q]);
+                &scaled
+            }
+        };
         // Positions that some query sees, and among them those that all see.
         let (start, end) = (low(|span| span.0).unwrap_or(0), high(|span| span.1).unwrap_or(0));
         let from = high(|span| span.0).unwrap_or(0).clamp(start, end.max(start));
@@ -298,6 +307,23 @@ impl<V: KvFormat> Values<'_, '_, V> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Multiplies the weights of a block's positions with the scales of their values.
+#[inline(always)]
+fn scale_weights<S: Simd, V: KvFormat>(
+    simd: S,
+    rows: &[u8],
+    value_len: usize,
+    weights: &mut [[f32; BLOCK]],
+) {
+    for (v, rows) in rows.chunks_exact(LANES * V::value_row_bytes(value_len)).enumerate() {
+        let Some(scales) = V::value_scales(simd, rows, value_len) else { return };
+        for weights in weights.iter_mut() {
+            let (vectors, _) = weights.as_chunks_mut::<LANES>();
+            simd.store(simd.mul(simd.load(&vectors[v]), scales), &mut vectors[v]);
         }
     }
 }
@@ -334,12 +360,10 @@ impl<V: KvFormat> Pair<'_, V> {
             }
             let a = V::load_value(simd, row, value_len, part);
             let b = V::load_value(simd, row, value_len, second);
-            let scale = V::value_scale(simd, row, value_len);
             for i in 0..Q {
                 let (first, end) = spans[i];
                 if !CHECK || (first <= j && j < end) {
                     let weight = simd.splat(weights[i][j % BLOCK]);
-                    let weight = scale.map_or(weight, |scale| simd.mul(weight, scale));
                     sums[0][i] = simd.fma(weight, a, sums[0][i]);
                     sums[1][i] = simd.fma(weight, b, sums[1][i]);
                 }

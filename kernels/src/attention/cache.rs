@@ -335,10 +335,10 @@ pub(super) trait KvFormat: 'static {
         let _ = (simd, page, key_len);
         None
     }
-    /// What the elements of a value are yet to be multiplied with, if anything.
+    /// What the elements of the values in 16 rows are yet to be multiplied with, if anything.
     #[inline(always)]
-    fn value_scale<S: Simd>(simd: S, row: &[u8], value_len: usize) -> Option<S::F> {
-        let _ = (simd, row, value_len);
+    fn value_scales<S: Simd>(simd: S, rows: &[u8], value_len: usize) -> Option<S::F> {
+        let _ = (simd, rows, value_len);
         None
     }
     /// Writes elements `offset + i·stride`.

@@ -18,8 +18,8 @@ pub(super) trait Code: 'static {
     fn load<S: Simd>(simd: S, group: &[u8]) -> S::F;
     /// The scale with which elements are turned into codes.
     fn first_scale<S: Simd>(simd: S, x: &[f32]) -> f32;
-    /// The code of an element that was divided by the first scale, and what it stands for.
-    fn encode(x: f32) -> (u8, f32);
+    /// The codes of elements that were divided by the first scale, and what they stand for.
+    fn encode<S: Simd>(simd: S, x: S::F) -> (S::I, S::F);
     /// Puts a code in its place in a group.
     fn put(group: &mut [u8], lane: usize, code: u8);
     /// Whether the scale is fitted to the codes by least squares.
@@ -35,6 +35,9 @@ pub(super) struct Four;
 /// The 8 levels likewise.
 pub(super) struct Three;
 
+/// A head whose scale is not above this is all zeros.
+const LEAST: f32 = 1e-30;
+
 /// Levels in ascending order; the distribution is symmetric.
 const LEVELS_16: F32s = [
     -2.7326, -2.0690, -1.6181, -1.2562, -0.9424, -0.6568, -0.3881, -0.1284, //
@@ -47,14 +50,17 @@ const LEVELS_8: F32s = [
     0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
 ];
 
-/// The level next to `x` among the first `N`: as many as there are midpoints below it.
+/// The levels next to the elements among the first `N`: as many as there are midpoints below.
 #[inline(always)]
-fn nearest<const N: usize>(levels: &F32s, x: f32) -> (u8, f32) {
-    let mut code = 0_u8;
-    for pair in levels[..N].windows(2) {
-        code += u8::from(x > (pair[0] + pair[1]) * 0.5);
+#[expect(clippy::cast_precision_loss, reason = "codes are below 16")]
+fn nearest<S: Simd, const N: usize>(simd: S, levels: &F32s, x: S::F) -> (S::I, S::F) {
+    let (mut code, mut level) = (simd.splat(0.0), simd.splat(levels[0]));
+    for (i, pair) in levels[..N].windows(2).enumerate() {
+        let middle = simd.splat((pair[0] + pair[1]) * 0.5);
+        code = simd.select_gt(x, middle, simd.splat((i + 1) as f32), code);
+        level = simd.select_gt(x, middle, simd.splat(pair[1]), level);
     }
-    (code, levels[usize::from(code)])
+    (simd.round_to_int(code), level)
 }
 
 /// √(Σ x² / n), the sum in the canonical order (N3).
@@ -87,10 +93,10 @@ impl Code for Eight {
         x.iter().fold(0.0_f32, |m, x| if x.abs() > m { x.abs() } else { m }) / 127.0
     }
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "quants are held within ±127")]
-    fn encode(x: f32) -> (u8, f32) {
-        let q = x.round_ties_even().clamp(-127.0, 127.0);
-        ((q as i8).cast_unsigned(), q)
+    fn encode<S: Simd>(simd: S, x: S::F) -> (S::I, S::F) {
+        let held = simd.max(simd.splat(-127.0), simd.min(simd.splat(127.0), x));
+        let code = simd.round_to_int(held);
+        (code, simd.int_to_float(code))
     }
     #[inline(always)]
     fn put(group: &mut [u8], lane: usize, code: u8) {
@@ -111,8 +117,8 @@ impl Code for Four {
         root_mean_square(simd, x)
     }
     #[inline(always)]
-    fn encode(x: f32) -> (u8, f32) {
-        nearest::<16>(&LEVELS_16, x)
+    fn encode<S: Simd>(simd: S, x: S::F) -> (S::I, S::F) {
+        nearest::<S, 16>(simd, &LEVELS_16, x)
     }
     #[inline(always)]
     fn put(group: &mut [u8], lane: usize, code: u8) {
@@ -134,8 +140,8 @@ impl Code for Three {
         root_mean_square(simd, x)
     }
     #[inline(always)]
-    fn encode(x: f32) -> (u8, f32) {
-        nearest::<8>(&LEVELS_8, x)
+    fn encode<S: Simd>(simd: S, x: S::F) -> (S::I, S::F) {
+        nearest::<S, 8>(simd, &LEVELS_8, x)
     }
     #[inline(always)]
     fn put(group: &mut [u8], lane: usize, code: u8) {
@@ -171,9 +177,10 @@ impl<C: Code> KvFormat for Codes<C> {
         Some(simd.load_f16(&std::array::from_fn(bits)))
     }
     #[inline(always)]
-    fn value_scale<S: Simd>(simd: S, row: &[u8], value_len: usize) -> Option<S::F> {
-        let scale = &row[value_len / LANES * C::GROUP_BYTES..];
-        Some(simd.load_f16(&[u16::from_le_bytes([scale[0], scale[1]]); LANES]))
+    fn value_scales<S: Simd>(simd: S, rows: &[u8], value_len: usize) -> Option<S::F> {
+        let row = Self::value_row_bytes(value_len);
+        let bits = |i| u16::from_le_bytes([rows[(i + 1) * row - 2], rows[(i + 1) * row - 1]]);
+        Some(simd.load_f16(&std::array::from_fn(bits)))
     }
     #[inline(always)]
     fn write<S: Simd>(simd: S, from: &[f32], to: &mut [u8], stride: usize, offset: usize) {
@@ -181,18 +188,25 @@ impl<C: Code> KvFormat for Codes<C> {
         let (codes, scales) = to.split_at_mut(groups * C::GROUP_BYTES);
         let first = C::first_scale(simd, from);
         let finite = from.iter().all(|x| x.is_finite());
-        let inverse = if first > 0.0 && finite { 1.0 / first } else { 0.0 };
+        let usual = finite && first > LEAST;
+        let inverse = if usual { 1.0 / first } else { 0.0 };
         let mut stands_for = [0.0; super::MAX_HEAD_LEN];
-        for (i, (x, level)) in from.iter().zip(&mut stands_for).enumerate() {
-            let at = i * stride + offset;
-            let x = if finite { x * inverse } else { 0.0 };
-            let code;
-            (code, *level) = C::encode(x);
-            let group = &mut codes[at / LANES * C::GROUP_BYTES..][..C::GROUP_BYTES];
-            C::put(group, at % LANES, code);
+        let (levels, _) = stands_for.as_chunks_mut::<LANES>();
+        let mut part = [0; LANES];
+        for (i, (x, levels)) in from.chunks(LANES).zip(levels).enumerate() {
+            let x = if usual { padded(x).map(|x| x * inverse) } else { [0.0; LANES] };
+            let (code, level) = C::encode(simd, simd.load(&x));
+            simd.store(level, levels);
+            simd.store_int(code, &mut part);
+            for (lane, code) in part.iter().enumerate() {
+                let at = (LANES * i + lane) * stride + offset;
+                let group = &mut codes[at / LANES * C::GROUP_BYTES..][..C::GROUP_BYTES];
+                C::put(group, at % LANES, code.to_le_bytes()[0]);
+            }
         }
         let scale = match (finite, C::FITTED) {
             (false, _) => f32::NAN,
+            _ if !usual => 0.0,
             (true, false) => first,
             (true, true) => {
                 let levels = &stands_for[..from.len()];

@@ -4,7 +4,7 @@
 
 use super::MAX_HEAD_LEN;
 use crate::isa::Op;
-use crate::simd::Simd;
+use crate::simd::{F32s, LANES, Simd};
 
 /// A sign for each element of a head: bit 0 of SplitMix64's output for the element's number.
 const SIGNS: [f32; MAX_HEAD_LEN] = {
@@ -51,14 +51,30 @@ fn sign(head: &mut [f32]) {
     }
 }
 
-/// Orthonormal transforms of blocks as long as the largest power of two that divides the length.
+/// Butterflies at distance `H` within a vector.
+#[inline(always)]
+fn within<const H: usize>(x: &mut F32s) {
+    for i in (0..LANES).filter(|i| i & H == 0) {
+        (x[i], x[i + H]) = (x[i] + x[i + H], x[i] - x[i + H]);
+    }
+}
+
+/// Orthonormal transforms of blocks as long as the largest power of two that divides the length,
+/// which is a multiple of 16.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "heads have at most 256 elements")]
 fn transform(head: &mut [f32]) {
     let len = 1 << head.len().trailing_zeros();
     let scale = 1.0 / (len as f32).sqrt();
+    let (groups, _) = head.as_chunks_mut::<LANES>();
+    for group in groups {
+        within::<1>(group);
+        within::<2>(group);
+        within::<4>(group);
+        within::<8>(group);
+    }
     for block in head.chunks_exact_mut(len) {
-        let mut half = 1;
+        let mut half = LANES;
         while half < len {
             for pair in block.chunks_exact_mut(2 * half) {
                 let (low, high) = pair.split_at_mut(half);

@@ -3,8 +3,8 @@
     pip install numpy==2.* tokenizers==0.20.3 safetensors transformers==4.46.3 flax jax
     python3 scripts/make_encoder_goldens.py [FOLDER]
 
-Without a folder it writes `testdata/models/micro-bert-{mean,cls}.gguf`, encoders with random weights,
-and `testdata/encoder/micro.json`, their vectors by numpy in f64. With the folder of
+Without a folder it writes `testdata/models/micro-bert-{mean,cls}.gguf`, encoders with random
+weights, and `testdata/encoder/micro.json`, their vectors by numpy in f64. With the folder of
 all-MiniLM-L6-v2 as sentence-transformers lays it out, it writes `testdata/encoder/minilm.json`:
 vectors by Hugging Face's FlaxBertModel in f32, rounded to 6 decimals.
 """
@@ -20,26 +20,60 @@ from tokenizers import BertWordPieceTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "testdata/encoder"
-PIECES = ["the", "a", "cat", "dog", "sat", "on", "mat", "##s", "##ed", "##ing", ".", ",", "!", "run"]
+PIECES = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "##s",
+    "##ed",
+    "##ing",
+    ".",
+    ",",
+    "!",
+    "run",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1) if chr(c) != "a"]
 VOCAB = SPECIAL + PIECES + LETTERS + ["##" + c for c in ["a"] + LETTERS if "##" + c not in PIECES]
-MICRO_TEXTS = ["", "the cat sat on the mat.", "Dogs running, cats SAT!", "zebra", "日本 the",
-               "a cat " * 60]
+MICRO_TEXTS = [
+    "",
+    "the cat sat on the mat.",
+    "Dogs running, cats SAT!",
+    "zebra",
+    "日本 the",
+    "a cat " * 60,
+]
 TEXTS = [
-    "", "Hello, world!", "A man is eating food.", "Someone is having a meal.",
-    "The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.",
-    "How many people live in Berlin?", "Berlin had 3,520,031 registered inhabitants in 2015.",
-    "fn main() { println!(\"hi\"); }", "Die Katze sitzt auf der Matte.", "猫が好きです。",
-    "Привет, как дела?", "naïve café résumé", "😀", "1234567890 " * 20,
+    "",
+    "Hello, world!",
+    "A man is eating food.",
+    "Someone is having a meal.",
+    "The weather is lovely today.",
+    "It's so sunny outside!",
+    "He drove to the stadium.",
+    "How many people live in Berlin?",
+    "Berlin had 3,520,031 registered inhabitants in 2015.",
+    'fn main() { println!("hi"); }',
+    "Die Katze sitzt auf der Matte.",
+    "猫が好きです。",
+    "Привет, как дела?",
+    "naïve café résumé",
+    "😀",
+    "1234567890 " * 20,
     "The stock market fell sharply after the central bank raised interest rates.",
     "Photosynthesis turns light into chemical energy in plants, algae and some bacteria.",
-    "The quick brown fox jumps over the lazy dog. " * 12, "word " * 400,
+    "The quick brown fox jumps over the lazy dog. " * 12,
+    "word " * 400,
 ]
 
 
 def gguf(path, metadata, tensors):
     """Writes a GGUF file; tensors are f32 arrays."""
+
     def string(text):
         raw = text.encode()
         return struct.pack("<Q", len(raw)) + raw
@@ -75,31 +109,50 @@ def micro_model(pooling):
     d, ffn, heads, layers, context = 40, 72, 5, 2, 100
     rng = np.random.default_rng(7)
     tensors = {
-        "token_embd.weight": (len(VOCAB), d), "position_embd.weight": (context + 4, d),
-        "token_types.weight": (2, d), "token_embd_norm.weight": (d,), "token_embd_norm.bias": (d,),
+        "token_embd.weight": (len(VOCAB), d),
+        "position_embd.weight": (context + 4, d),
+        "token_types.weight": (2, d),
+        "token_embd_norm.weight": (d,),
+        "token_embd_norm.bias": (d,),
     }
     for n in range(layers):
-        for name, rows, cols in [("attn_q", d, d), ("attn_k", d, d), ("attn_v", d, d),
-                                 ("attn_output", d, d), ("attn_output_norm", d, 0),
-                                 ("ffn_up", ffn, d), ("ffn_down", d, ffn),
-                                 ("layer_output_norm", d, 0)]:
+        for name, rows, cols in [
+            ("attn_q", d, d),
+            ("attn_k", d, d),
+            ("attn_v", d, d),
+            ("attn_output", d, d),
+            ("attn_output_norm", d, 0),
+            ("ffn_up", ffn, d),
+            ("ffn_down", d, ffn),
+            ("layer_output_norm", d, 0),
+        ]:
             tensors[f"blk.{n}.{name}.weight"] = (rows, cols) if cols else (rows,)
             tensors[f"blk.{n}.{name}.bias"] = (rows,)
+
     def draw(name, shape):
         values = rng.normal(0, 0.3, shape).astype(np.float32)
         return values + np.float32("norm.weight" in name)
+
     tensors = {name: draw(name, shape) for name, shape in tensors.items()}
     spell = lambda t: t if t in SPECIAL else t[2:] if t.startswith("##") else "\u2581" + t
     metadata = {
-        "general.architecture": "bert", "general.name": f"micro-bert-{pooling}",
-        "bert.block_count": layers, "bert.context_length": context, "bert.embedding_length": d,
-        "bert.feed_forward_length": ffn, "bert.attention.head_count": heads,
-        "bert.attention.layer_norm_epsilon": 1e-12, "bert.attention.causal": False,
-        "bert.pooling_type": {"mean": 1, "cls": 2}[pooling], "tokenizer.ggml.model": "bert",
+        "general.architecture": "bert",
+        "general.name": f"micro-bert-{pooling}",
+        "bert.block_count": layers,
+        "bert.context_length": context,
+        "bert.embedding_length": d,
+        "bert.feed_forward_length": ffn,
+        "bert.attention.head_count": heads,
+        "bert.attention.layer_norm_epsilon": 1e-12,
+        "bert.attention.causal": False,
+        "bert.pooling_type": {"mean": 1, "cls": 2}[pooling],
+        "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.tokens": [spell(t) for t in VOCAB],
         "tokenizer.ggml.token_type": [3 if t in SPECIAL else 1 for t in VOCAB],
-        "tokenizer.ggml.unknown_token_id": 1, "tokenizer.ggml.seperator_token_id": 3,
-        "tokenizer.ggml.padding_token_id": 0, "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.cls_token_id": 2,
         "tokenizer.ggml.mask_token_id": 4,
     }
     gguf(ROOT / f"testdata/models/micro-bert-{pooling}.gguf", metadata, tensors)
@@ -109,9 +162,10 @@ def micro_model(pooling):
 
 def bert(w, heads, layers, ids):
     """The hidden states of a text by the formulas of Devlin et al. 2018, in f64."""
+
     def norm(x, name):
         centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-12)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
         return scaled * w[name + ".weight"] + w[name + ".bias"]
 
     linear = lambda x, name: x @ w[name + ".weight"].T + w[name + ".bias"]
@@ -153,8 +207,14 @@ def micro():
             ids = ids[: context - 1] + ids[-1:] if len(ids) > context else ids
             x = bert(weights, heads, layers, ids)
             vector = x.mean(0) if pooling == "mean" else x[0]
-            cases.append({"model": f"micro-bert-{pooling}", "text": text, "tokens": len(ids),
-                          "vector": rounded(vector, 7)})
+            cases.append(
+                {
+                    "model": f"micro-bert-{pooling}",
+                    "text": text,
+                    "tokens": len(ids),
+                    "vector": rounded(vector, 7),
+                }
+            )
     write("micro.json", cases)
 
 

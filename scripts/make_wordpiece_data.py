@@ -19,34 +19,81 @@ DATA = ROOT / "testdata/tokenizer"
 CHARS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 
 TEXTS = [
-    "", " ", "\n\t ", "Hello, World!", "The quick brown fox jumps over the lazy dog.",
-    "don't can't won't it's", "unaffable embeddings tokenization internationalisation",
+    "",
+    " ",
+    "\n\t ",
+    "Hello, World!",
+    "The quick brown fox jumps over the lazy dog.",
+    "don't can't won't it's",
+    "unaffable embeddings tokenization internationalisation",
     "Ünïcödé Ãccênts: façade, naïve, Ångström, Dvořák, Łódź, Øresund",
-    "ﬁne ﬂags ½ ² ™ №5 Ⅷ", "ß ẞ straße STRASSE", "İstanbul ısı I i", "ΑΣ Σίσυφος ὈΔΥΣΣΕΎΣ",
-    "Привет, мир! Ёлка й", "こんにちは世界", "ガギグゲゴ が", "中文分词测试，标点。", "中a文b",
-    "한국어 형태소 분석", "สวัสดีชาวโลก", "שָׁלוֹם עֲלֵיכֶם", "السَّلَامُ عَلَيْكُمْ", "नमस्ते दुनिया क़",
-    "😀 👩‍👩‍👧‍👦 🇩🇪 ✈️", "a\u200bb\u200dc\ufeffd\u00ade", "tab\tnew\nline\r\nend", "nul\0and\ufffd.",
-    "\u00a0\u2003wide\u3000space\u2028line\u2029par\u0085nel", "x\x07y\x1bz\x7f",
-    "fn main() { println!(\"{:?}\", x[0] as u64 << 3 & 0xff); }",
-    "def f(a, *, b=None) -> int: return a ** b  # comment", "SELECT * FROM t WHERE a<>'b' AND c>=1;",
-    "https://example.org/path?q=1&r=a%20b#frag", "user.name+tag@mail.example.co.uk",
+    "ﬁne ﬂags ½ ² ™ №5 Ⅷ",
+    "ß ẞ straße STRASSE",
+    "İstanbul ısı I i",
+    "ΑΣ Σίσυφος ὈΔΥΣΣΕΎΣ",
+    "Привет, мир! Ёлка й",
+    "こんにちは世界",
+    "ガギグゲゴ が",
+    "中文分词测试，标点。",
+    "中a文b",
+    "한국어 형태소 분석",
+    "สวัสดีชาวโลก",
+    "שָׁלוֹם עֲלֵיכֶם",
+    "السَّلَامُ عَلَيْكُمْ",
+    "नमस्ते दुनिया क़",
+    "😀 👩‍👩‍👧‍👦 🇩🇪 ✈️",
+    "a\u200bb\u200dc\ufeffd\u00ade",
+    "tab\tnew\nline\r\nend",
+    "nul\0and\ufffd.",
+    "\u00a0\u2003wide\u3000space\u2028line\u2029par\u0085nel",
+    "x\x07y\x1bz\x7f",
+    'fn main() { println!("{:?}", x[0] as u64 << 3 & 0xff); }',
+    "def f(a, *, b=None) -> int: return a ** b  # comment",
+    "SELECT * FROM t WHERE a<>'b' AND c>=1;",
+    "https://example.org/path?q=1&r=a%20b#frag",
+    "user.name+tag@mail.example.co.uk",
     "3.14159 1,000,000 -40°C 12:34:56 2024-02-29 €99.95 $5 £3 ¥100",
-    "[CLS] is not [SEP] a [MASK] special [PAD] text [UNK]", "[unused0] [unused99] ##ing ##s",
-    "▁ ▁word _under_score_ `tick` ^caret ~tilde |pipe|", "…—–-‐‑‒―‘’“”«»„‚‹›¿¡§¶†‡•",
-    "w" * 100, "w" * 101, "é" * 100, "é" * 101, "antidisestablishmentarianism" * 3,
-    "antidisestablishmentarianism" * 4, "a" * 99 + "中" + "b" * 101, "qxzjkvw", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝒮𝒸𝓇𝒾𝓅𝓉",
-    "e\u0301 e\u0327\u0301 q\u0307\u0323 \u0301alone", "ȧ̵̢̛b", "Ǆ ǅ ǆ ŉ ǰ ΐ ﬃ", "\ue000 private \U000f0000 use",
-    "\u0378 unassigned \U0001fbff", "ᾳ ᾼ ῼ Ω K Å", "½¾ ①② ㈱ ㍿ ﾊﾝｶｸ ＦＵＬＬ", "a.b,c;d:e!f?g'h\"i(j)k[l]m{n}o",
-    "How many people live in Berlin?", "Berlin has a population of 3,520,031 registered inhabitants.",
+    "[CLS] is not [SEP] a [MASK] special [PAD] text [UNK]",
+    "[unused0] [unused99] ##ing ##s",
+    "▁ ▁word _under_score_ `tick` ^caret ~tilde |pipe|",
+    "…—–-‐‑‒―‘’“”«»„‚‹›¿¡§¶†‡•",
+    "w" * 100,
+    "w" * 101,
+    "é" * 100,
+    "é" * 101,
+    "antidisestablishmentarianism" * 3,
+    "antidisestablishmentarianism" * 4,
+    "a" * 99 + "中" + "b" * 101,
+    "qxzjkvw",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝒮𝒸𝓇𝒾𝓅𝓉",
+    "e\u0301 e\u0327\u0301 q\u0307\u0323 \u0301alone",
+    "ȧ̵̢̛b",
+    "Ǆ ǅ ǆ ŉ ǰ ΐ ﬃ",
+    "\ue000 private \U000f0000 use",
+    "\u0378 unassigned \U0001fbff",
+    "ᾳ ᾼ ῼ Ω K Å",
+    "½¾ ①② ㈱ ㍿ ﾊﾝｶｸ ＦＵＬＬ",
+    "a.b,c;d:e!f?g'h\"i(j)k[l]m{n}o",
+    "How many people live in Berlin?",
+    "Berlin has a population of 3,520,031 registered inhabitants.",
     "To be, or not to be, that is the question: Whether 'tis nobler in the mind to suffer",
-    "Tiếng Việt có dấu", "ČŠŽ čšž Đđ", "Türkçe ĞÜŞİÖÇ ğüşiöç", "Ἀθηνᾶ", "Ⲁⲁ Ꭰ ꭰ Ა ა", "\U00010400\U00010428",
+    "Tiếng Việt có dấu",
+    "ČŠŽ čšž Đđ",
+    "Türkçe ĞÜŞİÖÇ ğüşiöç",
+    "Ἀθηνᾶ",
+    "Ⲁⲁ Ꭰ ꭰ Ა ა",
+    "\U00010400\U00010428",
 ]
 
 
 def classes():
     """For each class of characters its members, by asking the library about each."""
-    options = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False,
-               "lowercase": False}
+    options = {
+        "clean_text": False,
+        "handle_chinese_chars": False,
+        "strip_accents": False,
+        "lowercase": False,
+    }
     clean = normalizers.BertNormalizer(**{**options, "clean_text": True})
     strip = normalizers.BertNormalizer(**{**options, "strip_accents": True})
     split = pre_tokenizers.BertPreTokenizer()
@@ -70,17 +117,24 @@ def ranges(members):
 
 def table():
     about = {
-        "DROPPED": "Characters that are left out of a text: controls, formats, private use and U+FFFD.",
+        "DROPPED": "Characters that are left out: controls, formats, private use and U+FFFD.",
         "ACCENTS": "Non-spacing marks, which are left out after decomposition.",
         "PUNCTUATION": "Characters that are words of their own, ideographs aside.",
     }
-    lines = ["//! Classes of characters as BERT's tokenizers have them, in the version of Unicode of",
-             "//! Hugging Face's `tokenizers` (SPEC.md, T13).", "//!",
-             "//! Generated by `scripts/make_wordpiece_data.py`.", ""]
+    lines = [
+        "//! Classes of characters as BERT's tokenizers have them, in the version of Unicode of",
+        "//! Hugging Face's `tokenizers` (SPEC.md, T13).",
+        "//!",
+        "//! Generated by `scripts/make_wordpiece_data.py`.",
+        "",
+    ]
     for name, members in classes().items():
         found = ranges(members)
-        lines += [f"/// {about[name]}", "#[rustfmt::skip]",
-                  f"pub(super) const {name}: [(u32, u32); {len(found)}] = ["]
+        lines += [
+            f"/// {about[name]}",
+            "#[rustfmt::skip]",
+            f"pub(super) const {name}: [(u32, u32); {len(found)}] = [",
+        ]
         line = "   "
         for first, last in found:
             item = f" ({first:#x}, {last:#x}),"

@@ -65,8 +65,8 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::F) -> S::F {
 
 /// The slope of t in [`gelu_erf`]: 0.45 / √2.
 const ERF_SLOPE: f32 = 0.318_198_05;
-/// ½ · e^(z²) · erfc z, z = |x| / √2, as a polynomial in t from t^7 down to t^1: a minimax fit, with
-/// weight e^(−z²), made for this file.
+/// ½ · e^(z²) · erfc z, z = |x| / √2, as a polynomial in t from t^7 down to t^1: a minimax fit,
+/// with weight e^(−z²), made for this file.
 const ERF_FIT: [f32; 7] = [
     0.045_857_486,
     -0.245_127_04,

@@ -39,7 +39,7 @@ impl Home {
 
     fn piped(&self, args: &[&str], stdin: &str) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aios"));
-        for name in ["RUST_LOG", "AIOS_CATALOG", "AIOS_CONFIG"] {
+        for name in ["RUST_LOG", "AIOS_CATALOG", "AIOS_CONFIG", "AIOS_MODEL_DIR"] {
             command.env_remove(name);
         }
         command.env("XDG_CONFIG_HOME", self.0.path()).env("AIOS_CACHE_DIR", self.0.path());

@@ -17,7 +17,7 @@ pub struct Written {
     pub files: Vec<PathBuf>,
 }
 
-/// The report as Markdown. It names the pictures that [`write`] writes beside it.
+/// The report as Markdown. It names the pictures that [`write()`] writes beside it.
 pub fn markdown(results: &Results) -> String {
     let mut out = "# Results\n\n\
         Made by `aios results` from provenance records. Intervals hold 95 %; those of medians, \

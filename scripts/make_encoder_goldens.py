@@ -3,7 +3,7 @@
     pip install numpy==2.* tokenizers==0.20.3 safetensors transformers==4.46.3 flax jax
     python3 scripts/make_encoder_goldens.py [FOLDER]
 
-Without a folder it writes `testdata/models/micro-bert-{mean,cls}.gguf`, encoders with random
+Without a folder it writes `testdata/encoder/micro-bert-{mean,cls}.gguf`, encoders with random
 weights, and `testdata/encoder/micro.json`, their vectors by numpy in f64. With the folder of
 all-MiniLM-L6-v2 as sentence-transformers lays it out, it writes `testdata/encoder/minilm.json`:
 vectors by Hugging Face's FlaxBertModel in f32, rounded to 6 decimals.
@@ -155,7 +155,7 @@ def micro_model(pooling):
         "tokenizer.ggml.cls_token_id": 2,
         "tokenizer.ggml.mask_token_id": 4,
     }
-    gguf(ROOT / f"testdata/models/micro-bert-{pooling}.gguf", metadata, tensors)
+    gguf(ROOT / f"testdata/encoder/micro-bert-{pooling}.gguf", metadata, tensors)
     weights = {name: data.astype(np.float64) for name, data in tensors.items()}
     return weights, heads, layers, context
 

@@ -24,7 +24,7 @@ fn data() -> PathBuf {
 }
 
 fn micro(name: &str) -> PathBuf {
-    data().join("models").join(format!("{name}.gguf"))
+    data().join("encoder").join(format!("{name}.gguf"))
 }
 
 fn options(isa: Isa, threads: usize) -> EncoderOptions {

@@ -17,5 +17,6 @@ pub mod provenance;
 pub mod registry;
 pub mod results;
 pub mod router;
+pub mod statistics;
 pub mod stats;
 pub mod system;

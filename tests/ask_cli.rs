@@ -1,4 +1,4 @@
-//! The whole system as a person and a script see it: `aios ask` (SPEC O12, O13).
+//! The whole system as a person and a script see it: `aios ask` (SPEC O12 to O14).
 
 #[path = "templated/mod.rs"]
 mod templated;
@@ -22,7 +22,7 @@ impl House {
             let file = path.file_name().unwrap().to_str().unwrap();
             format!(
                 "[[model]]\nname = \"{name}\"\nfile = \"{file}\"\nfamily = \"{family}\"\n\
-                 role = \"{role}\"\ncontext = 512\n"
+                 role = \"{role}\"\ncontext = 2048\n"
             )
         };
         let models =
@@ -80,6 +80,32 @@ fn requests_go_to_the_model_of_their_tier_and_their_records_are_proved() {
     assert_eq!(records[2]["router"]["forced"], true);
     let (proved, _) = house.ok(&["provenance", "replay", &log, "--all"]);
     assert!(proved.contains("3 of 3 records proved"), "{proved}");
+}
+
+#[test]
+fn what_memory_knows_is_quoted_and_a_broken_memory_loses_no_answer() {
+    let house = House::new();
+    let (notes, store, log) = (house.path("ferry.md"), house.path("m.db"), house.path("p.ndjson"));
+    fs::write(&notes, "# Ferry\n\nThe night ferry leaves Elmsund at nine.\n").unwrap();
+    // The commands of memory and the answers find the store where the configuration says.
+    let configuration = house.path("aios.toml");
+    let models = fs::read_to_string(&configuration).unwrap();
+    fs::write(&configuration, models + "[memory]\nstore = \"m.db\"\n").unwrap();
+    house.ok(&["memory", "import", &notes]);
+    let ask = ["--provenance", &log, "Explain when the night ferry leaves Elmsund."];
+    let answer = house.ask(&ask);
+    assert_eq!(answer["passages_quoted"], 1);
+    assert_eq!(answer["retrieval"]["fragments_found"], 1);
+    fs::write(&store, "no database").unwrap();
+    let answer = house.ask(&ask);
+    assert_eq!(answer["passages_quoted"], 0);
+    let remarks = answer["remarks"].to_string();
+    assert!(remarks.contains("answered without memory"), "{remarks}");
+    let lines = fs::read_to_string(&log).unwrap();
+    let records: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(records[0]["retrieval"]["fragments_found"], 1);
+    assert!(records[1]["retrieval"]["fragments_found"].is_null());
+    assert!(records[1]["retrieval"]["degraded"].is_string());
 }
 
 #[test]

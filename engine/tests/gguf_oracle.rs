@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 fn files() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata");
     let mut files = Vec::new();
-    for (folder, least) in [("models", 8), ("tokenizer", 5)] {
+    for (folder, least) in [("models", 8), ("tokenizer", 5), ("encoder", 2)] {
         let before = files.len();
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();

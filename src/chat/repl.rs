@@ -64,11 +64,6 @@ impl<R: Responder> Repl<R> {
         &self.responder
     }
 
-    /// What answers. The conversation is over.
-    pub fn into_responder(self) -> R {
-        self.responder
-    }
-
     /// What answers, to be changed.
     pub const fn responder_mut(&mut self) -> &mut R {
         &mut self.responder

@@ -1,6 +1,6 @@
 //! `aios ask`: requests to the whole system, which routes, remembers, answers and records.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
-use super::memory::EmbedderArgs;
+use super::memory::{EmbedderArgs, store_path};
 use super::recording::all_recorded;
-use super::run::{finish, prompt_of};
+use super::run::prompt_of;
 use super::seat::{Seat, SeatArgs};
+use super::talk::converse;
 use super::{GenerateArgs, SamplingArgs, Usage, registry};
-use crate::chat::{Conversation, Editor, Message, Piped, Repl, Responder, Role, Screen};
+use crate::chat::{Conversation, Message, Repl, Responder, Role, Settings};
 use crate::config::{Config, Loaded, ModelRole, Place};
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::memory::{Backend as Memories, Memory, Store as Fragments, default_store};
-use crate::models::Store;
+use crate::memory::{Backend as Memories, Memory, Store as Fragments};
 use crate::persona::Layer;
 use crate::provenance::SharedLog;
 use crate::registry::{Backend, Lease, Registry};
@@ -54,6 +54,9 @@ pub(super) struct AskArgs {
     /// The file of the memory [default: as aios.toml says, or the one in the data folder].
     #[arg(long, value_name = "PATH")]
     store: Option<PathBuf>,
+    /// Instructions for every answer, behind the persona's own (-sys).
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system_prompt: Option<String>,
     /// A persona, as a TOML file [default: as aios.toml says, or Luna].
     #[arg(long, value_name = "PATH")]
     persona: Option<PathBuf>,
@@ -121,33 +124,20 @@ impl Seated for Seat {
     }
 }
 
-/// What the registry's model with `role` is called on a command line: its file, or its name in the
-/// catalogue.
-fn named(config: &Config, role: ModelRole) -> Option<String> {
-    let entry = config.models.iter().find(|entry| entry.role == role)?;
-    let file = entry.file.as_ref().map(|file| file.to_string_lossy().into_owned());
-    file.or_else(|| entry.catalogue.clone())
-}
-
-/// A memory that chooses by `backend`. That it cannot be opened is kept for the answers to say.
+/// The memory that `store` or `config` names, or why it cannot be opened, which answers then say.
 ///
 /// # Errors
-/// An embedder that was asked for and cannot be used.
-pub(super) fn recall(
-    backend: Memories,
+/// An embedder of the command line that cannot be used.
+pub(super) fn memory(
     config: &Config,
     store: Option<&Path>,
     embedder: &EmbedderArgs,
-) -> anyhow::Result<Recall> {
-    let embedder = embedder.or(named(config, ModelRole::Embedder)).embedder()?;
-    let path = match store.or(config.memory.store.as_deref()) {
-        Some(path) => Ok(path.to_owned()),
-        None => default_store(),
-    };
-    let opened = path
+) -> anyhow::Result<Result<Arc<Memory>, String>> {
+    let embedder = embedder.for_answers(config)?;
+    let opened = store_path(store, config)
         .and_then(|path| Fragments::open_existing(&path))
         .and_then(|fragments| Memory::new(fragments, embedder, config.memory.clone()));
-    Ok(Recall::of(backend, opened.map(Arc::new).map_err(|error| error.to_string())))
+    Ok(opened.map(Arc::new).map_err(|error| error.to_string()))
 }
 
 impl AskArgs {
@@ -161,7 +151,7 @@ impl AskArgs {
         let recall = match wanted {
             Remembering::Off => Recall::Off,
             Remembering::By(backend) => {
-                recall(backend, config, self.store.as_deref(), &self.embedder)?
+                Recall::of(backend, memory(config, self.store.as_deref(), &self.embedder)?)
             }
         };
         let layer = self.layer.unwrap_or(persona.layer);
@@ -188,52 +178,37 @@ pub(super) fn run(args: &AskArgs, place: &Place) -> anyhow::Result<()> {
     let mut seat = args.seat.clone();
     seat.record.provenance = seat.record.provenance.or(config.provenance.path.clone());
     seat.record.private |= config.provenance.private;
-    let log = seat.record.open()?;
+    let log = seat.record.open(&config.provenance)?;
     let choices = args.choices(&config)?;
     let registry = registry::registry(&config, &seat.weights, &interrupt)?;
     let scorer = Scorer::new(config.router)?;
     let settings = seat.record.settings(args.sampling.settings(args.generate.max_tokens()));
-    let (interrupt_of, draft) = (interrupt.clone(), named(&config, ModelRole::Draft));
+    let (interrupt_of, draft) = (interrupt.clone(), config.named(ModelRole::Draft));
     let opener = Opener { args: seat, log, interrupt: interrupt_of, draft };
-    let mut system = System::new(registry, scorer, choices, Box::new(opener));
+    let system = System::new(registry, scorer, choices, Box::new(opener));
     if let (true, Some(request)) = (args.json, &request) {
-        return print_json(system, request, &settings, &interrupt);
+        let instructions = args.system_prompt.iter().map(|text| Message::new(Role::System, text));
+        let messages: Vec<Message> =
+            instructions.chain([Message::new(Role::User, request)]).collect();
+        return print_json(system, &messages, &settings, &interrupt);
     }
-    let system_prompt = None;
-    let mut repl = Repl::new(system, settings, system_prompt, interrupt.clone());
-    let mut screen = Screen {
-        out: &mut io::stdout(),
-        remarks: &mut io::stderr(),
-        terminal: io::stdout().is_terminal(),
-    };
-    let outcome = if let Some(request) = request {
-        let said = repl.say(&request, &mut screen).map_err(anyhow::Error::from);
-        said.and_then(|()| if interrupt.is_set() { Err(Interrupted.into()) } else { Ok(()) })
-    } else if io::stdin().is_terminal() && io::stdout().is_terminal() {
-        eprintln!("/help lists the commands, Ctrl-D leaves.");
-        let history = Store::locate().ok().map(|store| store.folder().join(".chat_history"));
-        repl.run(&mut Editor::new(history)?, &mut screen)
-    } else {
-        repl.run(&mut Piped(io::stdin().lock()), &mut screen)
-    };
-    let mode = args.seat.speculation.spec.name();
-    let total = repl.total().map(|total| total.clone().with_mode(mode));
-    finish(args.generate.stats, total.as_ref())?;
-    system = repl.into_responder();
-    outcome?;
-    system.close()
+    let mut repl = Repl::new(system, settings, args.system_prompt.clone(), interrupt.clone());
+    let greeting = "/help lists the commands, Ctrl-D leaves.";
+    let options = (&args.generate, &args.seat.speculation);
+    let outcome = converse(&mut repl, request.as_deref(), greeting, options, &interrupt);
+    let closed = repl.responder_mut().close();
+    outcome??;
+    closed
 }
 
 /// Answers one request and prints what there is to say of it as JSON.
 fn print_json(
     mut system: System,
-    request: &str,
-    settings: &crate::chat::Settings,
+    messages: &[Message],
+    settings: &Settings,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
-    let messages = [Message::new(Role::User, request)];
-    let answered = system.respond(&messages, settings, interrupt.flag(), &mut |_| Ok(()));
-    let answer = answered?;
+    let answer = system.respond(messages, settings, interrupt.flag(), &mut |_| Ok(()))?;
     let told = system.told().context("the answer has no account")?;
     let report = json!({
         "answer": answer.text,

@@ -96,8 +96,7 @@ impl BenchArchArgs {
 }
 
 /// Makes what answers, with a log at the path.
-pub type Connect<'a> =
-    dyn FnMut(&Options, &Path, &Interrupt) -> anyhow::Result<Box<dyn Answers>> + 'a;
+pub type Connect<'a> = dyn FnMut(&Path, &Interrupt) -> anyhow::Result<Box<dyn Answers>> + 'a;
 
 /// Runs the benchmark with what `connect` makes.
 ///
@@ -118,7 +117,7 @@ pub fn bench_arch(args: &BenchArchArgs, connect: &mut Connect<'_>) -> anyhow::Re
     let tally = match plan.open.is_empty() {
         true => Tally::default(),
         false => {
-            let mut answers = connect(&options, &args.provenance, &interrupt)?;
+            let mut answers = connect(&args.provenance, &interrupt)?;
             ask(&plan, &mut *answers, &interrupt)?
         }
     };
@@ -253,7 +252,7 @@ mod tests {
             ["bench-arch", "--provenance"].map(std::ffi::OsStr::new).into_iter().chain(given);
         let matches = command.try_get_matches_from(args.chain(more.iter().map(|s| s.as_ref())))?;
         let mut connected = 0;
-        bench_arch(&BenchArchArgs::from_arg_matches(&matches)?, &mut |_, _, _| {
+        bench_arch(&BenchArchArgs::from_arg_matches(&matches)?, &mut |_, _| {
             connected += 1;
             anyhow::bail!("nobody answers")
         })?;

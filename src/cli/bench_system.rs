@@ -6,19 +6,19 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use clap::Parser;
 
-use super::ask::{Opener, recall};
+use super::ask::{Opener, memory};
 use super::memory::EmbedderArgs;
 use super::models::catalog;
 use super::registry;
 use super::seat::SeatArgs;
-use crate::bench_arch::{Answers, Case, Family, Options};
+use crate::bench_arch::{Answers, Case, Family};
 use crate::chat::{Message, Responder, Role, Settings};
 use crate::config::{Config, Loaded, ModelEntry, ModelRole, Place};
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::memory::Backend as Memories;
+use crate::memory::{Backend as Memories, Memory};
 use crate::models::Named;
 use crate::persona::Layer;
-use crate::provenance::{Bench, Log, Options as LogOptions, Record, SharedLog};
+use crate::provenance::{Bench, Log, Record, SharedLog};
 use crate::router::Scorer;
 use crate::system::{Choices, Recall, System};
 
@@ -37,6 +37,7 @@ struct Usual {
 struct Families {
     usual: Usual,
     config: Config,
+    memory: Arc<Memory>,
     log: SharedLog,
     interrupt: Interrupt,
     settings: Settings,
@@ -44,33 +45,24 @@ struct Families {
     at_hand: Option<(Family, System)>,
 }
 
-/// What answers the cases of `options`, recording in `path`, with the memory and the budgets of the
-/// configuration at `place`.
+/// What answers the cases of a benchmark, recording in `path`, with the memory and the budgets of
+/// the configuration at `place`.
 ///
 /// # Errors
 /// A configuration or a log that cannot be used, and a memory that is not there.
 pub(super) fn connect(
-    options: &Options,
     path: &Path,
     interrupt: &Interrupt,
     place: &Place,
 ) -> anyhow::Result<Box<dyn Answers>> {
     let usual = Usual::try_parse_from(["bench-arch", "--deterministic"])?;
     let config = Loaded::load(place)?.config;
-    for name in &options.backends {
-        if let Recall::Broken { reason, .. } = remember(name, &config, &usual.embedder)? {
-            anyhow::bail!("{reason}; fill it first: aios memory import FOLDER");
-        }
-    }
-    let log = Arc::new(Mutex::new(Log::open(path, LogOptions::default().rotate_bytes)?));
+    let memory = memory(&config, None, &usual.embedder)?
+        .map_err(|reason| anyhow::anyhow!("{reason}; fill it first: aios memory import FOLDER"))?;
+    let log = Arc::new(Mutex::new(Log::open(path, config.provenance.rotate_bytes)?));
     let settings = usual.seat.record.settings(usual.sampling.settings(None));
     let interrupt = interrupt.clone();
-    Ok(Box::new(Families { usual, config, log, interrupt, settings, at_hand: None }))
-}
-
-fn remember(name: &str, config: &Config, embedder: &EmbedderArgs) -> anyhow::Result<Recall> {
-    let backend: Memories = name.parse().map_err(anyhow::Error::msg)?;
-    recall(backend, config, None, embedder)
+    Ok(Box::new(Families { usual, config, memory, log, interrupt, settings, at_hand: None }))
 }
 
 /// The entries of a family's models. A model with two roles is there once, as main.
@@ -120,7 +112,8 @@ impl Families {
 
 impl Answers for Families {
     fn answer(&mut self, case: &Case) -> anyhow::Result<Record> {
-        let recall = remember(&case.backend, &self.config, &self.usual.embedder)?;
+        let backend: Memories = case.backend.parse().map_err(anyhow::Error::msg)?;
+        let recall = Recall::of(backend, Ok(Arc::clone(&self.memory)));
         let layer = match case.layer.as_str() {
             "basic" => Layer::Basic,
             _ => Layer::Luna,

@@ -1,21 +1,21 @@
 //! `aios chat`: a conversation on the terminal, in a pipe, or of one answer.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
 
 use super::recording::all_recorded;
-use super::run::{finish, prompt_of};
+use super::run::prompt_of;
 use super::seat::{Seat, SeatArgs};
+use super::talk::converse;
 use super::{GenerateArgs, SamplingArgs, registry};
-use crate::chat::{Answer, ChatError, Editor, Message, Piped, Repl, Responder, Screen, Settings};
-use crate::config::{Family, Loaded, ModelRole, Place};
-use crate::interrupt::{Interrupt, Interrupted};
-use crate::models::Store;
+use crate::chat::{Answer, ChatError, Message, Repl, Responder, Settings};
+use crate::config::{Loaded, ModelRole, Place};
+use crate::interrupt::Interrupt;
 use crate::provenance::SharedLog;
-use crate::registry::{Backend, Lease, Listing, Registry, RegistryError};
+use crate::registry::{Backend, Lease, Registry, RegistryError};
 
 /// Talk to a model in the format of its own chat template.
 #[derive(Args, Clone, Debug)]
@@ -96,18 +96,7 @@ impl Responder for Talk<'_> {
     }
 
     fn models(&self) -> Vec<String> {
-        let listings = self.registry.list();
-        let width = listings.iter().map(|of| of.entry.name.len()).max().unwrap_or(0);
-        let line = |of: &Listing| {
-            let mark = if of.entry.name == self.seat.lease.name() { '*' } else { ' ' };
-            let state = if of.uses.is_some() { "loaded" } else { "" };
-            let family = of.entry.family.map_or("", Family::name);
-            let (name, role) = (of.entry.name.escape_debug().to_string(), of.entry.role);
-            format!("{mark} {name:width$}  {:8}  {family:6}  {state}", role.name())
-                .trim_end()
-                .to_owned()
-        };
-        listings.iter().map(line).collect()
+        self.registry.lines(Some(self.seat.lease.name()))
     }
 
     fn use_model(&mut self, name: &str) -> anyhow::Result<String> {
@@ -148,34 +137,19 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
 pub fn run_with(args: &ChatArgs, place: &Place) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let prompt = prompt_of(&args.generate)?;
-    let log = args.seat.record.open()?;
     let config = Loaded::load(place)?.config;
+    let log = args.seat.record.open(&config.provenance)?;
     let registry = registry::registry(&config, &args.seat.weights, &interrupt)?;
     let talk = Talk::start(args, registry, log, &interrupt)?;
     let settings = args.seat.record.settings(args.sampling.settings(args.generate.max_tokens()));
     let system = args.system_prompt.clone();
     let name = talk.seat.lease.name().escape_debug().to_string();
     let mut repl = Repl::new(talk, settings, system, interrupt.clone());
-    let mut screen = Screen {
-        out: &mut io::stdout(),
-        remarks: &mut io::stderr(),
-        terminal: io::stdout().is_terminal(),
-    };
-    let outcome = if let Some(prompt) = prompt {
-        let said = repl.say(&prompt, &mut screen).map_err(anyhow::Error::from);
-        said.and_then(|()| if interrupt.is_set() { Err(Interrupted.into()) } else { Ok(()) })
-    } else if io::stdin().is_terminal() && io::stdout().is_terminal() {
-        eprintln!("{name}: /help lists the commands, Ctrl-D leaves.");
-        let history = Store::locate().ok().map(|store| store.folder().join(".chat_history"));
-        repl.run(&mut Editor::new(history)?, &mut screen)
-    } else {
-        repl.run(&mut Piped(io::stdin().lock()), &mut screen)
-    };
+    let greeting = format!("{name}: /help lists the commands, Ctrl-D leaves.");
+    let options = (&args.generate, &args.seat.speculation);
+    let outcome = converse(&mut repl, prompt.as_deref(), &greeting, options, &interrupt);
     repl.responder().seat.keep_costs();
-    let total =
-        repl.total().map(|total| total.clone().with_mode(args.seat.speculation.spec.name()));
-    finish(args.generate.stats, total.as_ref())?;
-    outcome?;
+    outcome??;
     let talk = repl.responder_mut();
     talk.lost.take().map_or(Ok(()), Err)?;
     all_recorded(talk.seat.conversation.recorder())

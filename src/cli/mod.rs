@@ -38,6 +38,7 @@ mod seat;
 mod simulate;
 mod speculation;
 mod synth;
+mod talk;
 mod template;
 mod tokens;
 mod weights;
@@ -193,16 +194,16 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
-        Command::Memory(command) => memory::run(&command),
+        Command::Memory(command) => memory::run(&command, &place),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),
         Command::Data(args) => data::run(&args),
-        Command::BenchArch(args) => bench_arch(&args, &mut |options, path, interrupt| {
-            bench_system::connect(options, path, interrupt, &place)
-        }),
+        Command::BenchArch(args) => {
+            bench_arch(&args, &mut |path, interrupt| bench_system::connect(path, interrupt, &place))
+        }
         Command::Results(args) => results::run(&args),
-        Command::Route(args) => route::run(&args),
+        Command::Route(args) => route::run(&args, &place),
         Command::Persona(args) => persona::run(&args),
     };
     match outcome {

@@ -47,14 +47,14 @@ pub struct Named<'a> {
 }
 
 impl RecordArgs {
-    /// Opens the log, if there is to be one: before any model is loaded, so that a place that
-    /// cannot be written is said at once.
+    /// Opens the log, if there is to be one, to be kept as `options` say: before any model is
+    /// loaded, so that a place that cannot be written is said at once.
     ///
     /// # Errors
     /// Those of [`Log::open`].
-    pub fn open(&self) -> anyhow::Result<Option<SharedLog>> {
+    pub fn open(&self, options: &Options) -> anyhow::Result<Option<SharedLog>> {
         let Some(path) = &self.provenance else { return Ok(None) };
-        let log = Log::open(path, Options::default().rotate_bytes)?;
+        let log = Log::open(path, options.rotate_bytes)?;
         Ok(Some(Arc::new(Mutex::new(log))))
     }
 

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
+use crate::config::{Loaded, Place};
 use crate::router::{self, Case, NAMES, Route, Scorer, Tier};
 
 /// Tell which tier a prompt belongs to: the model and the budget that it gets.
@@ -50,8 +51,8 @@ pub(super) struct RouteArgs {
 }
 
 /// Runs `aios route`.
-pub(super) fn run(args: &RouteArgs) -> anyhow::Result<()> {
-    let scorer = Scorer::default();
+pub(super) fn run(args: &RouteArgs, place: &Place) -> anyhow::Result<()> {
+    let scorer = Scorer::new(Loaded::load(place)?.config.router)?;
     let mut out = io::stdout().lock();
     if let Some(file) = &args.evaluate {
         let evaluation = router::evaluate(&scorer, &cases(file, args)?)

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::chat::generate;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::provenance::Prompt;
+use crate::provenance::{Options, Prompt};
 use crate::stats::{Stats, StopReason};
 
 /// Complete one text, without a chat template.
@@ -63,7 +63,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             text
         }
     };
-    let log = args.record.open()?;
+    let log = args.record.open(&Options::default())?;
     let path = model_file(&args.model.model, &interrupt)?;
     let model = args.weights.load(&path, false, &interrupt)?;
     let mut options = args.context.options(&args.threads, model.config().context);

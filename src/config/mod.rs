@@ -67,6 +67,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What the first model with `role` is called on a command line: its file, or its name in the
+    /// catalogue.
+    pub fn named(&self, role: ModelRole) -> Option<String> {
+        let entry = self.models.iter().find(|entry| entry.role == role)?;
+        let file = entry.file.as_ref().map(|file| file.to_string_lossy().into_owned());
+        file.or_else(|| entry.catalogue.clone())
+    }
+
     /// What each section's own check says of it.
     fn sections(&self) -> [(&'static str, Result<(), String>); 5] {
         [

@@ -32,6 +32,7 @@ mod vectors;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use backends::{Bm25, SimpleRag};
 pub use carma::Carma;
@@ -52,6 +53,12 @@ pub use vectors::{FlatIndex, Int8Vector, VectorIndex};
 /// [`Error::NoDataDir`] if none of these is set.
 pub fn default_store() -> Result<PathBuf, Error> {
     default_store_of(|name| std::env::var_os(name)).ok_or(Error::NoDataDir)
+}
+
+/// The time, in milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn default_store_of(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

@@ -153,7 +153,7 @@ pub enum Layer {
     /// Persona and tier instructions, passages, history.
     #[default]
     Luna,
-    /// No system message: passages and history only, in the model's own template.
+    /// No system message but the user's own: passages and history, in the model's own template.
     Basic,
 }
 
@@ -196,6 +196,8 @@ pub struct Request<'a> {
     pub persona: &'a Persona,
     /// The tier of the turn.
     pub tier: Tier,
+    /// What the user wants of every answer, behind the persona's own instructions.
+    pub instructions: Option<&'a str>,
     /// What was retrieved, the most relevant first.
     pub passages: &'a [Passage<'a>],
     /// Most tokens that the quoted passages may take.
@@ -230,12 +232,16 @@ pub fn assemble(request: &Request<'_>, counter: &dyn CountTokens) -> Assembled {
     let kept = kept_history(request, counter);
     let exchanges_dropped = request.history.len() - kept.len();
     let mut messages = Vec::with_capacity(2 * kept.len() + 2);
+    let mut system = Vec::new();
     if request.layer == Layer::Luna {
-        let mut system = request.persona.instructions(request.tier);
+        system.push(request.persona.instructions(request.tier));
         if exchanges_dropped > 0 {
-            system += "\nThe beginning of this conversation is left out.";
+            system.push("The beginning of this conversation is left out.".to_owned());
         }
-        messages.push(Message::new(Role::System, system));
+    }
+    system.extend(request.instructions.map(str::to_owned));
+    if !system.is_empty() {
+        messages.push(Message::new(Role::System, system.join("\n")));
     }
     for exchange in kept {
         messages.push(Message::new(Role::User, exchange.user));

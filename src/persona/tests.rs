@@ -39,6 +39,7 @@ fn request<'a>(persona: &'a Persona, passages: &'a [Passage<'a>]) -> Request<'a>
         layer: Layer::Luna,
         persona,
         tier: Tier::Moderate,
+        instructions: None,
         passages,
         passage_tokens: usize::MAX,
         history: &[],
@@ -295,4 +296,20 @@ fn no_passage_becomes_a_control_token_of_a_real_model() {
         }
         assert!(forgeries > 0, "{name}: nothing hostile was tried");
     }
+}
+
+#[test]
+fn the_users_own_instructions_stand_behind_the_personas_in_every_layer() {
+    let persona = Persona::default();
+    let system = |layer, instructions| {
+        let request = Request { layer, instructions, ..request(&persona, &[]) };
+        let first = assemble(&request, &Words).messages.swap_remove(0);
+        (first.role == Role::System).then_some(first.content)
+    };
+    let own = persona.instructions(Tier::Moderate);
+    let tier = Tier::Moderate;
+    assert_eq!(request(&persona, &[]).tier, tier);
+    assert_eq!(system(Layer::Luna, Some("In Latin.")), Some(format!("{own}\nIn Latin.")));
+    assert_eq!(system(Layer::Basic, Some("In Latin.")).as_deref(), Some("In Latin."));
+    assert_eq!(system(Layer::Basic, None), None);
 }

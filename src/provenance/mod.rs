@@ -16,11 +16,12 @@ mod summary;
 mod tests;
 mod verify;
 
+pub use crate::router::Tier;
 pub use error::ProvenanceError;
 pub use log::{FILE_NAME, Log, Names, Options, Receipt};
 pub use record::{
     Bench, Env, ExecutionMode, Figure, Layer, ModelFile, Phases, Plan, Quality, Record, Request,
-    Retrieval, Routing, SCHEMA, Sampling, SpecDecode, Tier, Tokens,
+    Retrieval, Routing, SCHEMA, Sampling, SpecDecode, Tokens,
 };
 pub use recorder::{
     Notes, Outcome, Part, Prompt, Recorder, SharedLog, Subject, environment, revision, used,

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use aios_engine::Model;
 use serde::{Deserialize, Serialize};
 
+use crate::router::Tier;
+
 /// The version of the record's form. Fields may be added to a version, not changed.
 pub const SCHEMA: u32 = 1;
 
@@ -165,16 +167,6 @@ pub struct ModelFile {
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
-}
-
-/// Tiers of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the router says what they are")]
-pub enum Tier {
-    Trivial,
-    Moderate,
-    High,
 }
 
 /// How a tier was chosen.

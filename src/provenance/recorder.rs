@@ -17,9 +17,10 @@ use super::error::ProvenanceError;
 use super::log::Log;
 use super::record::{
     Bench, Env, ExecutionMode, Figure, Layer, ModelFile, Phases, Plan, Quality, Record, Request,
-    Retrieval, Routing, Sampling, SpecDecode, Tier, Tokens,
+    Retrieval, Routing, Sampling, SpecDecode, Tokens,
 };
 use crate::digests::of_files;
+use crate::router::Tier;
 
 /// A log that several recorders share.
 pub type SharedLog = Arc<Mutex<Log>>;

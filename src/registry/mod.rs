@@ -23,7 +23,7 @@ pub use events::Event;
 pub use lease::Lease;
 pub use local::{CONTEXT_DEFAULT, Direct, Fetch, Local, LocalModel};
 
-use crate::config::{Bytes, ModelEntry, ModelRole};
+use crate::config::{Bytes, Family, ModelEntry, ModelRole};
 use lease::Slot;
 use state::State;
 
@@ -129,6 +129,21 @@ impl Registry {
     /// Every model, in the order of the configuration.
     pub fn list(&self) -> Vec<Listing> {
         self.state().list()
+    }
+
+    /// The same for people, a line each; a star stands before the model called `answering`.
+    pub fn lines(&self, answering: Option<&str>) -> Vec<String> {
+        let listings = self.list();
+        let width = listings.iter().map(|of| of.entry.name.len()).max().unwrap_or(0);
+        let line = |of: &Listing| {
+            let mark = if Some(of.entry.name.as_str()) == answering { '*' } else { ' ' };
+            let state = if of.uses.is_some() { "loaded" } else { "" };
+            let family = of.entry.family.map_or("", Family::name);
+            let (name, role) = (of.entry.name.escape_debug().to_string(), of.entry.role);
+            let line = format!("{mark} {name:width$}  {:8}  {family:6}  {state}", role.name());
+            line.trim_end().to_owned()
+        };
+        listings.iter().map(line).collect()
     }
 
     /// What has happened from event number `first` on, as far as it is remembered.

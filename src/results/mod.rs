@@ -14,7 +14,6 @@ mod golden;
 pub mod manuscript;
 mod pictures;
 mod report;
-pub mod stats;
 mod stratum;
 mod table;
 mod tables;

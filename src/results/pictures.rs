@@ -3,11 +3,11 @@
 use aios_validation::dots::{Dots, Mark, Row};
 
 use super::answer::Answer;
-use super::stats::{Estimate, quantile, wilson};
 use super::stratum::Results;
 use super::tables::{FRAGMENTS, grouped, labelled, routed, sample, shown, source};
 use super::{TIERS, tier_name};
 use crate::provenance::ExecutionMode;
+use crate::statistics::{Estimate, quantile, wilson};
 
 /// A picture and its file's name without ending.
 pub(super) type Picture = (&'static str, Dots);

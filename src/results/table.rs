@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::io;
 
-use super::stats::Estimate;
 use crate::data::csv;
+use crate::statistics::Estimate;
 
 /// A table of results.
 #[derive(Clone, Debug, PartialEq)]

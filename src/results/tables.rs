@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::answer::Answer;
-use super::stats::{Sample, holm, quantile, signed_rank, wilson};
 use super::stratum::Stratum;
 use super::table::{Cell, Column, Table};
 use super::{TIERS, tier_name};
 use crate::provenance::Tier;
+use crate::statistics::{Sample, holm, quantile, signed_rank, wilson};
 
 /// Every table, also those without rows.
 pub fn tables(stratum: &Stratum) -> Vec<Table> {

@@ -5,10 +5,10 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::{Scorer, Tier};
+use crate::statistics::{Z95, wilson_at};
 
-/// Standard normal quantiles of the two-sided 90 % and 95 % intervals.
+/// The quantile of the normal distribution that leaves 5 % above it.
 const Z90: f64 = 1.644_853_626_951_472_7;
-const Z95: f64 = 1.959_963_984_540_054;
 
 /// Lower ends of the calibration's bins of the margin, in log-odds.
 const BINS: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
@@ -90,21 +90,11 @@ pub struct Share {
 impl Share {
     /// The share of `right` in `n`, or `None` where `n` is 0.
     pub fn of(right: usize, n: usize) -> Option<Self> {
-        if n == 0 {
-            return None;
-        }
-        let (wilson90, wilson95) = (wilson(right, n, Z90), wilson(right, n, Z95));
-        Some(Self { right, n, share: right as f64 / n as f64, wilson90, wilson95 })
+        let interval = |z| wilson_at(right as u64, n as u64, z);
+        let (of90, of95) = (interval(Z90)?, interval(Z95)?);
+        let [wilson90, wilson95] = [of90, of95].map(|of| [of.low, of.high]);
+        Some(Self { right, n, share: of95.value, wilson90, wilson95 })
     }
-}
-
-/// The Wilson score interval (E. B. Wilson, 1927), without continuity correction.
-fn wilson(right: usize, n: usize, z: f64) -> [f64; 2] {
-    let (p, n) = (right as f64 / n as f64, n as f64);
-    let middle = p + z * z / (2.0 * n);
-    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + z * z / n;
-    [((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0)]
 }
 
 /// The prompts whose margin lies in one range.
@@ -242,7 +232,7 @@ mod tests {
     #[test]
     fn the_wilson_interval_is_the_published_one() {
         // 81 of 263: the example of R. G. Newcombe (1998), table I.
-        let [low, high] = wilson(81, 263, Z95);
+        let [low, high] = Share::of(81, 263).expect("there are some").wilson95;
         assert!((low - 0.2553).abs() < 5e-5 && (high - 0.3662).abs() < 5e-5, "{low} {high}");
         assert_eq!(Share::of(0, 0), None);
     }

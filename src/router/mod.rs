@@ -18,6 +18,7 @@ pub use evaluate::{Bin, Case, Error as EvaluationError, Evaluation, Share, cases
 pub use features::{FEATURES, Features, NAMES};
 pub use model::SCORER_VERSION;
 
+use crate::config::ModelRole;
 use lexicon::Lexicon;
 use text::Text;
 
@@ -66,26 +67,6 @@ impl Tier {
         match self {
             Self::Trivial => ModelRole::Small,
             Self::Moderate | Self::High => ModelRole::Main,
-        }
-    }
-}
-
-/// The role of a model that answers.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelRole {
-    /// The smallest model.
-    Small,
-    /// The main model.
-    Main,
-}
-
-impl ModelRole {
-    /// Its name, as it is written in records and configurations.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Small => "small",
-            Self::Main => "main",
         }
     }
 }

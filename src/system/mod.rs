@@ -22,11 +22,11 @@ use anyhow::Context;
 pub use recall::Recall;
 
 use crate::chat::{Answer, ChatError, Conversation, Message, Responder, Role, Settings};
-use crate::config::{Family, ModelRole};
+use crate::config::ModelRole;
 use crate::memory::Retrieval;
 use crate::persona::{self, Assembled, Exchange, Layer, Passage, Persona};
 use crate::provenance::{Bench, Notes, Record};
-use crate::registry::{Backend, Lease, Listing, Registry, RegistryError};
+use crate::registry::{Backend, Lease, Registry, RegistryError};
 use crate::router::{Route, Scorer, Tier};
 
 /// A conversation with a model that is kept loaded for it.
@@ -190,10 +190,10 @@ impl System {
         emit: &mut dyn FnMut(&str) -> io::Result<()>,
     ) -> Result<Answer, ChatError> {
         let since = Instant::now();
-        let (history, user) = exchanges(messages)?;
+        let (instructions, history, user) = taken_apart(messages)?;
         let route = self.scorer.route_as(user, self.choices.tier);
         let mut remarks = Vec::new();
-        let name = self.seat(ModelRole::from(route.model), &mut remarks)?;
+        let name = self.seat(route.model, &mut remarks)?;
         let seat = self.seats.get_mut(&name).context("its conversation is gone")?;
         let conversation = seat.conversation();
         let model = conversation.session().executor().model().clone();
@@ -210,6 +210,7 @@ impl System {
             layer: self.choices.layer,
             persona: &self.choices.persona,
             tier: route.tier,
+            instructions,
             passages: &passages,
             passage_tokens: room.passages,
             history: &history,
@@ -261,26 +262,17 @@ impl Room {
     }
 }
 
-impl From<crate::router::ModelRole> for ModelRole {
-    fn from(role: crate::router::ModelRole) -> Self {
-        match role {
-            crate::router::ModelRole::Small => Self::Small,
-            crate::router::ModelRole::Main => Self::Main,
-        }
-    }
-}
+/// The user's own instructions, the conversation so far, and the turn that is to be answered.
+type Parts<'a> = (Option<&'a str>, Vec<Exchange<'a>>, &'a str);
 
-/// The conversation so far, and the turn that is to be answered. Instructions of the user's own
-/// have no place here: the persona has them.
-fn exchanges(messages: &[Message]) -> anyhow::Result<(Vec<Exchange<'_>>, &str)> {
+fn taken_apart(messages: &[Message]) -> anyhow::Result<Parts<'_>> {
     let Some((last, before)) = messages.split_last() else {
         anyhow::bail!("there is nothing to answer");
     };
-    let mut history = Vec::new();
-    let mut asked = None;
+    let (mut instructions, mut history, mut asked) = (None, Vec::new(), None);
     for message in before {
         match message.role {
-            Role::System => {}
+            Role::System => instructions = Some(&*message.content),
             Role::User => asked = Some(&message.content),
             Role::Assistant => {
                 if let Some(user) = asked.take() {
@@ -289,7 +281,7 @@ fn exchanges(messages: &[Message]) -> anyhow::Result<(Vec<Exchange<'_>>, &str)> 
             }
         }
     }
-    Ok((history, &last.content))
+    Ok((instructions, history, &last.content))
 }
 
 impl Responder for System {
@@ -324,17 +316,7 @@ impl Responder for System {
     }
 
     fn models(&self) -> Vec<String> {
-        let listings = self.registry.list();
-        let width = listings.iter().map(|of| of.entry.name.len()).max().unwrap_or(0);
-        let line = |of: &Listing| {
-            let roles: Vec<&str> = of.serves.iter().map(|role| role.name()).collect();
-            let state = if of.uses.is_some() { "loaded" } else { "" };
-            let family = of.entry.family.map_or("", Family::name);
-            let name = of.entry.name.escape_debug().to_string();
-            let line = format!("{name:width$}  {:12}  {family:6}  {state}", roles.join(", "));
-            line.trim_end().to_owned()
-        };
-        listings.iter().map(line).collect()
+        self.registry.lines(self.registry.serving(ModelRole::Main).as_deref())
     }
 
     fn use_model(&mut self, name: &str) -> anyhow::Result<String> {

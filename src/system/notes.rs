@@ -6,7 +6,7 @@ use super::{Assembled, Choices};
 use crate::memory::{Mode, Retrieval};
 use crate::persona;
 use crate::provenance::{self, Layer, Notes, Routing};
-use crate::router::{Basis, NAMES, Route, Tier};
+use crate::router::{Basis, NAMES, Route};
 
 /// The notes of a request that went by `route` and was assembled so.
 pub(super) fn of(
@@ -23,19 +23,11 @@ pub(super) fn of(
     let dropped_messages = Some(2 * assembled.exchanges_dropped as u64);
     Notes {
         core: Some(core.to_owned()),
-        router_tier: Some(tier(route.tier)),
+        router_tier: Some(route.tier),
         router: Some(routing(route)),
         retrieval: retrieval.map(|of| recorded(of, took)),
         layer: Some(Layer { name: name.to_owned(), persona, dropped_messages }),
         ..Notes::default()
-    }
-}
-
-const fn tier(of: Tier) -> provenance::Tier {
-    match of {
-        Tier::Trivial => provenance::Tier::Trivial,
-        Tier::Moderate => provenance::Tier::Moderate,
-        Tier::High => provenance::Tier::High,
     }
 }
 

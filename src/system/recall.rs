@@ -1,9 +1,10 @@
 //! What a system remembers of what it was told before.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::memory::{Backend, Budget, Memory, Mode, Question, Retrieval, Retriever, retriever};
+use crate::memory::{
+    Backend, Budget, Memory, Mode, Question, Retrieval, Retriever, now_ms, retriever,
+};
 use crate::persona::CountTokens;
 use crate::router::Route;
 
@@ -77,9 +78,4 @@ fn nothing(backend: Backend) -> Retrieval {
         fragments: Vec::new(),
         note: None,
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use super::super::Usage;
 use super::{EmbedderArgs, StoreArgs, now_ms};
+use crate::config::Config;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::memory::{Added, Chunk, Memory, Options};
+use crate::memory::{Added, Chunk, Memory};
 
 /// Keep a fragment, or one for each line of stdin.
 #[derive(Args, Debug)]
@@ -50,9 +51,9 @@ struct Line {
 }
 
 /// Runs `aios memory add`.
-pub(super) fn run(args: &AddArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &AddArgs, config: &Config) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
-    let memory = args.embedder.memory(args.store.open()?, Options::default())?;
+    let memory = args.embedder.memory(args.store.open(config)?, config.memory.clone(), config)?;
     if args.jsonl {
         return each_line(args, &memory, &interrupt);
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::super::Usage;
 use super::super::progress::bar;
 use super::{EmbedderArgs, StoreArgs, harmless, now_ms, print_json};
+use crate::config::Config;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory::import::{files, read};
 use crate::memory::{Error, Memory, Options};
@@ -33,12 +34,13 @@ pub(super) struct ImportArgs {
     /// Forget the fragments of earlier versions of the same file.
     #[arg(long)]
     replace: bool,
-    /// The most characters of a fragment.
-    #[arg(long, value_name = "N", default_value_t = Options::default().chunk_chars)]
-    chunk_chars: usize,
-    /// The most characters that a fragment repeats of the one before it.
-    #[arg(long, value_name = "N", default_value_t = Options::default().overlap_chars)]
-    overlap_chars: usize,
+    /// The most characters of a fragment [default: as aios.toml says, or 900].
+    #[arg(long, value_name = "N")]
+    chunk_chars: Option<usize>,
+    /// The most characters that a fragment repeats of the one before it [default: as aios.toml
+    /// says, or 120].
+    #[arg(long, value_name = "N")]
+    overlap_chars: Option<usize>,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -61,11 +63,11 @@ struct Row {
 }
 
 /// Runs `aios memory import`.
-pub(super) fn run(args: &ImportArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &ImportArgs, config: &Config) -> anyhow::Result<()> {
     let options = Options {
-        chunk_chars: args.chunk_chars,
-        overlap_chars: args.overlap_chars,
-        ..Options::default()
+        chunk_chars: args.chunk_chars.unwrap_or(config.memory.chunk_chars),
+        overlap_chars: args.overlap_chars.unwrap_or(config.memory.overlap_chars),
+        ..config.memory.clone()
     };
     options.check().map_err(|e| Usage(e.to_string()))?;
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
@@ -76,7 +78,7 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<()> {
         let of_folder = path.is_dir();
         found.extend(files(path)?.into_iter().map(|file| (file, of_folder)));
     }
-    let memory = args.embedder.memory(args.store.open()?, options)?;
+    let memory = args.embedder.memory(args.store.open(config)?, options, config)?;
     let bar = bar(TEMPLATE);
     bar.set_length(found.len() as u64);
     let mut rows = Vec::new();

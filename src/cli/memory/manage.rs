@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::super::Usage;
 use super::super::progress::bar;
 use super::{EmbedderArgs, StoreArgs, day, harmless, print_json};
+use crate::config::Config;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::memory::{Check, Error, Options, Selection, Stats, Store};
+use crate::memory::{Check, Error, Selection, Stats, Store};
 
 const TEMPLATE: &str = "[{bar:30}] {pos}/{len} fragments, {eta} left";
 
@@ -94,8 +95,8 @@ struct Report {
 }
 
 /// Runs `aios memory stats`.
-pub(super) fn stats(args: &StatsArgs) -> anyhow::Result<()> {
-    let store = args.store.open_existing()?;
+pub(super) fn stats(args: &StatsArgs, config: &Config) -> anyhow::Result<()> {
+    let store = args.store.open_existing(config)?;
     let check = if args.check { Some(store.check()?) } else { None };
     let report = Report { stats: store.stats()?, check };
     if args.store.json {
@@ -146,13 +147,13 @@ fn print_stats(report: &Report) -> io::Result<()> {
 }
 
 /// Runs `aios memory embed`.
-pub(super) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
+pub(super) fn embed(args: &EmbedArgs, config: &Config) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
-    let store = args.store.open_existing()?;
+    let store = args.store.open_existing(config)?;
     let fragments = store.count()?;
-    let memory = args.embedder.memory(store, Options::default())?;
+    let memory = args.embedder.memory(store, config.memory.clone(), config)?;
     if memory.embedder().is_none() {
-        let said = "no embedder is present; nothing can be given a vector";
+        let said = "no embedder is present: name one with --embedder, or in aios.toml";
         return Err(Usage(said.to_owned()).into());
     }
     let bar = bar(TEMPLATE);
@@ -174,7 +175,7 @@ pub(super) fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
 }
 
 /// Runs `aios memory forget`.
-pub(super) fn forget(args: &ForgetArgs) -> anyhow::Result<()> {
+pub(super) fn forget(args: &ForgetArgs, config: &Config) -> anyhow::Result<()> {
     let selection = match (&args.source, args.all) {
         (Some(source), _) => Selection::Source(source.clone()),
         (None, true) => Selection::All,
@@ -184,7 +185,7 @@ pub(super) fn forget(args: &ForgetArgs) -> anyhow::Result<()> {
         }
         (None, false) => Selection::Ids(args.ids.clone()),
     };
-    let mut store = args.store.open_existing()?;
+    let mut store = args.store.open_existing(config)?;
     let mut forgotten = store.forget(&selection)?;
     if let (0, Some(source)) = (forgotten, &args.source)
         && let Ok(path) = std::path::absolute(source)
@@ -200,10 +201,10 @@ pub(super) fn forget(args: &ForgetArgs) -> anyhow::Result<()> {
 }
 
 /// Runs `aios memory export`.
-pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
+pub(super) fn export(args: &ExportArgs, config: &Config) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let which = StoreArgs { store: args.store.clone(), json: args.json };
-    let store = which.open_existing()?;
+    let store = which.open_existing(config)?;
     let Some(path) = &args.output else {
         return write_all(&store, &mut io::stdout().lock(), &interrupt);
     };

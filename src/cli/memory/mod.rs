@@ -8,9 +8,8 @@ mod manage;
 mod search;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use aios_engine::{Encoder, EncoderOptions};
 use anyhow::Context;
@@ -18,8 +17,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::model_file;
-use crate::interrupt::Interrupt;
-use crate::memory::{Embedder, Encoding, Memory, Options, Store, default_store};
+use crate::config::{Config, Loaded, ModelRole, Place};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::memory::{Embedder, Encoding, Error, Memory, Options, Store, default_store, now_ms};
 
 /// Keep texts and find those that a question is about.
 #[derive(Args, Debug)]
@@ -74,63 +74,85 @@ pub(super) struct EmbedderArgs {
     embedder: Option<String>,
 }
 
-/// Runs `aios memory`.
-pub(super) fn run(command: &MemoryCommand) -> anyhow::Result<()> {
+/// Runs `aios memory` with the configuration at `place`.
+pub(super) fn run(command: &MemoryCommand, place: &Place) -> anyhow::Result<()> {
+    let config = &Loaded::load(place)?.config;
     match &command.action {
-        Action::Add(args) => add::run(args),
-        Action::Import(args) => import::run(args),
-        Action::Search(args) => search::run(args),
-        Action::Stats(args) => manage::stats(args),
-        Action::Embed(args) => manage::embed(args),
-        Action::Forget(args) => manage::forget(args),
-        Action::Export(args) => manage::export(args),
+        Action::Add(args) => add::run(args, config),
+        Action::Import(args) => import::run(args, config),
+        Action::Search(args) => search::run(args, config),
+        Action::Stats(args) => manage::stats(args, config),
+        Action::Embed(args) => manage::embed(args, config),
+        Action::Forget(args) => manage::forget(args, config),
+        Action::Export(args) => manage::export(args, config),
         Action::Evaluate(args) => evaluate::run(args),
         Action::Bench(args) => bench::run(args),
     }
 }
 
-impl StoreArgs {
-    fn path(&self) -> anyhow::Result<PathBuf> {
-        Ok(match &self.store {
-            Some(path) => path.clone(),
-            None => default_store()?,
-        })
+/// The file of the store: the one that is named, else that of the configuration, else the usual
+/// one.
+///
+/// # Errors
+/// Those of [`default_store`].
+pub(super) fn store_path(named: Option<&Path>, config: &Config) -> Result<PathBuf, Error> {
+    match named.or(config.memory.store.as_deref()) {
+        Some(path) => Ok(path.to_owned()),
+        None => default_store(),
     }
+}
 
+impl StoreArgs {
     /// The store, made if there is none.
-    fn open(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.path()?)?)
+    fn open(&self, config: &Config) -> anyhow::Result<Store> {
+        Ok(Store::open(&store_path(self.store.as_deref(), config)?)?)
     }
 
     /// The store, which must be there.
-    fn open_existing(&self) -> anyhow::Result<Store> {
-        Ok(Store::open_existing(&self.path()?)?)
+    fn open_existing(&self, config: &Config) -> anyhow::Result<Store> {
+        Ok(Store::open_existing(&store_path(self.store.as_deref(), config)?)?)
     }
 }
 
 impl EmbedderArgs {
-    /// The same, with `name` where the command line names none.
-    pub(super) fn or(&self, name: Option<String>) -> Self {
-        Self { embedder: self.embedder.clone().or(name) }
+    /// The embedder that the command line names, if it names one.
+    fn embedder(&self) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
+        self.embedder.as_deref().map(Self::load).transpose()
     }
 
-    pub(super) fn embedder(&self) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
-        let Some(name) = &self.embedder else { return Ok(None) };
+    /// The same, or else the configuration's.
+    fn or_configured(&self, config: &Config) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
+        let configured = || config.named(ModelRole::Embedder);
+        self.embedder.clone().or_else(configured).map(|name| Self::load(&name)).transpose()
+    }
+
+    /// The same for answers, which come without vectors where the configuration's embedder cannot
+    /// be used; that is said.
+    pub(super) fn for_answers(&self, config: &Config) -> anyhow::Result<Option<Arc<dyn Embedder>>> {
+        match self.or_configured(config) {
+            Err(error) if self.embedder.is_none() && !error.is::<Interrupted>() => {
+                eprintln!("memory goes by words alone: {error:#}");
+                Ok(None)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn load(name: &str) -> anyhow::Result<Arc<dyn Embedder>> {
         let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
         let path = model_file(name, &interrupt)?;
         let encoder = Encoder::load(&path, EncoderOptions::default())?;
-        Ok(Some(Arc::new(Encoding::new(name, encoder))))
+        Ok(Arc::new(Encoding::new(name, encoder)))
     }
 
-    fn memory(&self, store: Store, options: Options) -> anyhow::Result<Arc<Memory>> {
-        Ok(Arc::new(Memory::new(store, self.embedder()?, options)?))
+    fn memory(
+        &self,
+        store: Store,
+        options: Options,
+        config: &Config,
+    ) -> anyhow::Result<Arc<Memory>> {
+        Ok(Arc::new(Memory::new(store, self.or_configured(config)?, options)?))
     }
-}
-
-/// The time, in milliseconds since 1970.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A day and a time of `ms`, for people.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::super::{ModelArgs, Usage, tokens};
 use super::{EmbedderArgs, StoreArgs, harmless, now_ms, print_json};
+use crate::config::Config;
 use crate::memory::{Backend, Budget, Hit, Mode, Options, Question, Retrieval, retriever};
 
 /// Find the fragments that a question is about.
@@ -25,12 +26,12 @@ pub(super) struct SearchArgs {
     /// The question; several words are joined.
     #[arg(required = true)]
     question: Vec<String>,
-    /// The most fragments.
-    #[arg(short = 'k', long, value_name = "N", default_value_t = Options::default().limit)]
-    limit: usize,
-    /// What chooses: carma, simple_rag or bm25.
-    #[arg(long, value_name = "NAME", default_value_t = Backend::Carma)]
-    backend: Backend,
+    /// The most fragments [default: as aios.toml says, or 5].
+    #[arg(short = 'k', long, value_name = "N")]
+    limit: Option<usize>,
+    /// What chooses: carma, simple_rag or bm25 [default: as aios.toml says, or carma].
+    #[arg(long, value_name = "NAME")]
+    backend: Option<Backend>,
     /// The most tokens of all fragments, as the model of -m counts them.
     #[arg(long, value_name = "N", requires = "model")]
     max_tokens: Option<usize>,
@@ -47,9 +48,10 @@ pub(super) struct SearchArgs {
 }
 
 /// Runs `aios memory search`.
-pub(super) fn run(args: &SearchArgs) -> anyhow::Result<()> {
-    let candidates = Options::default().candidates.max(args.limit);
-    let options = Options { limit: args.limit, candidates, ..Options::default() };
+pub(super) fn run(args: &SearchArgs, config: &Config) -> anyhow::Result<()> {
+    let limit = args.limit.unwrap_or(config.memory.limit);
+    let candidates = config.memory.candidates.max(limit);
+    let options = Options { limit, candidates, ..config.memory.clone() };
     options.check().map_err(|e| Usage(e.to_string()))?;
     let tokenizer = match &args.model {
         Some(model) => Some(tokens::tokenizer(&ModelArgs { model: model.clone() })?),
@@ -58,8 +60,8 @@ pub(super) fn run(args: &SearchArgs) -> anyhow::Result<()> {
     let count =
         |text: &str| tokenizer.as_ref().map_or(0, |t| t.encode(text, ParseSpecial::No).len());
     let budget = args.max_tokens.map(|tokens| Budget { tokens, count: &count });
-    let memory = args.embedder.memory(args.store.open_existing()?, options)?;
-    let retriever = retriever(args.backend, memory);
+    let memory = args.embedder.memory(args.store.open_existing(config)?, options, config)?;
+    let retriever = retriever(args.backend.unwrap_or(config.memory.backend), memory);
     let text = args.question.join(" ");
     let now_ms = now_ms();
     let question = Question { text: &text, limit: None, budget, now_ms };

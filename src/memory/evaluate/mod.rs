@@ -206,14 +206,16 @@ fn report(
                 let differences = pairs.iter().map(|(carma, other)| score(carma) - score(other));
                 bootstrap(&differences.collect::<Vec<_>>())
             };
-            differences.push(Difference {
-                part,
-                n: pairs.len(),
-                other: run.backend,
-                recall_at_5: interval(|scores| scores.recall_at_5),
-                mrr: interval(|scores| scores.mrr),
-                ndcg_at_10: interval(|scores| scores.ndcg_at_10),
-            });
+            let (Some(recall_at_5), Some(mrr), Some(ndcg_at_10)) = (
+                interval(|scores| scores.recall_at_5),
+                interval(|scores| scores.mrr),
+                interval(|scores| scores.ndcg_at_10),
+            ) else {
+                // There is no question in this part.
+                continue;
+            };
+            let (n, other) = (pairs.len(), run.backend);
+            differences.push(Difference { part, n, other, recall_at_5, mrr, ndcg_at_10 });
         }
     }
     for run in runs {

@@ -4,12 +4,11 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
+use crate::statistics::{Estimate, Sample};
+
 /// Fragments within which a gold passage counts as recalled, and that are ranked.
 pub(super) const RECALL_AT: usize = 5;
 pub(super) const DEPTH: usize = 10;
-/// How often questions are drawn anew, and what the random numbers begin with.
-const RESAMPLES: usize = 10_000;
-const SEED: u64 = 42;
 
 /// How good the ranking of one question is, or of several on average; each from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -73,24 +72,11 @@ pub struct Interval {
 }
 
 /// The paired bootstrap of a mean difference: questions are drawn with both of their scores, of
-/// which `differences` has the difference.
-pub(super) fn bootstrap(differences: &[f64]) -> Interval {
-    let n = differences.len();
-    let mean_of = |sum: f64| sum / n.max(1) as f64;
-    let mut state = SEED;
-    let mut draw = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        // The high half times n is a number below n in the high half again.
-        ((((z ^ (z >> 31)) >> 32) * n as u64) >> 32) as usize
-    };
-    let mut means: Vec<f64> =
-        (0..RESAMPLES).map(|_| mean_of((0..n).map(|_| differences[draw()]).sum())).collect();
-    means.sort_by(f64::total_cmp);
-    let at = |share: f64| means[((RESAMPLES - 1) as f64 * share).round() as usize];
-    Interval { mean: mean_of(differences.iter().sum()), low: at(0.025), high: at(0.975) }
+/// which `differences` has the difference. `None` without questions.
+pub(super) fn bootstrap(differences: &[f64]) -> Option<Interval> {
+    let estimate = Sample::independent(differences.iter().copied()).mean()?;
+    let Estimate { value: mean, low, high } = estimate;
+    Some(Interval { mean, low, high })
 }
 
 #[cfg(test)]
@@ -123,6 +109,8 @@ mod tests {
 
     #[test]
     fn an_interval_holds_the_mean_and_tells_noise_from_an_effect() {
+        let bootstrap = |differences: &[f64]| super::bootstrap(differences).unwrap();
+        assert_eq!(super::bootstrap(&[]), None);
         let same = bootstrap(&[0.25; 50]);
         assert_eq!((same.mean, same.low, same.high), (0.25, 0.25, 0.25));
         let noise: Vec<f64> = (0..100).map(|i| if i % 2 == 0 { 0.3 } else { -0.3 }).collect();

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::super::answer::Answer;
-use super::super::stats::{Sample, quantile};
 use super::super::stratum::{Condition, Results, Stratum};
 use super::super::tables::{labelled, routed, sample};
 use super::super::{TIERS, tier_name};
 use crate::provenance::ExecutionMode;
+use crate::statistics::{Sample, quantile};
 
 /// A value, or why there is none.
 type Value = Result<String, String>;

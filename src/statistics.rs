@@ -6,7 +6,7 @@ const DRAWS: usize = 2000;
 /// Where its draws begin.
 const SEED: u64 = 0x5EED_0A10_5B00_7575;
 /// The quantile of the normal distribution that leaves 2.5 % above it.
-const Z95: f64 = 1.959_963_984_540_054;
+pub const Z95: f64 = 1.959_963_984_540_054;
 /// Up to so many differences the signed-rank test enumerates; beyond, it approximates.
 const EXACT_MOST: usize = 50;
 
@@ -32,6 +32,12 @@ impl Sample {
     /// Takes a value in, of the prompt `cluster`.
     pub fn add(&mut self, cluster: &str, value: f64) {
         self.clusters.entry(cluster.to_owned()).or_default().push(value);
+    }
+
+    /// Values that are independent of each other.
+    pub fn independent(values: impl IntoIterator<Item = f64>) -> Self {
+        let clusters = values.into_iter().enumerate().map(|(i, v)| (i.to_string(), vec![v]));
+        Self { clusters: clusters.collect() }
     }
 
     /// Number of values.
@@ -115,15 +121,21 @@ pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     values.get(rank.min(values.len()).checked_sub(1)?).copied()
 }
 
-/// The share `hits / n` with Wilson's interval; `None` if n is 0.
+/// The share `hits / n` with Wilson's interval of 95 %; `None` if n is 0.
 pub fn wilson(hits: u64, n: u64) -> Option<Estimate> {
+    wilson_at(hits, n, Z95)
+}
+
+/// The share `hits / n` with Wilson's score interval (E. B. Wilson, 1927), without continuity
+/// correction, that reaches `z` standard deviations to each side; `None` if n is 0.
+pub fn wilson_at(hits: u64, n: u64, z: f64) -> Option<Estimate> {
     if n == 0 {
         return None;
     }
     let (k, n) = (hits as f64, n as f64);
-    let (value, z2) = (k / n, Z95 * Z95);
+    let (value, z2) = (k / n, z * z);
     let centre = (value + z2 / (2.0 * n)) / (1.0 + z2 / n);
-    let half = Z95 / (1.0 + z2 / n) * (value * (1.0 - value) / n + z2 / (4.0 * n * n)).sqrt();
+    let half = z / (1.0 + z2 / n) * (value * (1.0 - value) / n + z2 / (4.0 * n * n)).sqrt();
     // Rounding must not push an end beyond the value where they are the same.
     let (low, high) = ((centre - half).clamp(0.0, value), (centre + half).clamp(value, 1.0));
     Some(Estimate { value, low, high })
@@ -219,7 +231,7 @@ mod tests {
     }
 
     fn goldens() -> Goldens {
-        serde_json::from_str(include_str!("../../testdata/statistics.json")).unwrap()
+        serde_json::from_str(include_str!("../testdata/statistics.json")).unwrap()
     }
 
     fn near(a: f64, b: f64) -> bool {

@@ -167,7 +167,7 @@ impl Executor {
             exact: options.exact,
             quants: Quants::with_capacity(batch, longest_input(config)),
             inner: Quants::with_capacity(batch, config.ffn.len),
-            deltas: Deltas::new(batch),
+            deltas: Deltas::new(batch, model.weights().delta_rank()),
             done: Vec::new(),
             memory,
         };

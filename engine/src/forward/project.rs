@@ -174,8 +174,6 @@ impl Context {
     }
 }
 
-/// The largest rank of a delta in factors (SPEC R8).
-const RANK_MOST: usize = 256;
 /// Projections that share an input.
 const PROJECTIONS_MOST: usize = 3;
 
@@ -226,9 +224,9 @@ pub(super) struct Deltas {
 }
 
 impl Deltas {
-    /// Buffers for passes of `rows` rows.
-    pub(super) fn new(rows: usize) -> Self {
-        Self { inner: Vec::new(), quants: Quants::with_capacity(rows, RANK_MOST), sum: Vec::new() }
+    /// Buffers for passes of `rows` rows, and deltas in factors of at most `rank`.
+    pub(super) fn new(rows: usize, rank: usize) -> Self {
+        Self { inner: Vec::new(), quants: Quants::with_capacity(rows, rank), sum: Vec::new() }
     }
 
     /// The product of an alias is finished: what its delta makes of the input is added to that of

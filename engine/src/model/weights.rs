@@ -176,6 +176,15 @@ pub(crate) struct Weights {
     pub head: Tensor,
 }
 
+impl Weights {
+    /// The largest rank of a delta in factors; 0 if there is none.
+    pub(crate) fn delta_rank(&self) -> usize {
+        let deltas =
+            self.layers.iter().flat_map(Layer::projections).filter_map(|of| of.delta.as_ref());
+        deltas.filter_map(|delta| Some(delta.right.as_ref()?.rows)).max().unwrap_or(0)
+    }
+}
+
 impl Layer {
     /// Its matrices in the order in which they are read.
     pub(crate) fn projections(&self) -> impl Iterator<Item = &Projection> {

@@ -82,9 +82,13 @@ pub struct Isa {
 /// speed.
 #[cfg(target_arch = "x86_64")]
 fn ahead() -> usize {
-    let leaf = std::arch::x86_64::__cpuid(0);
-    let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
-    if vendor == *b"GenuineIntel" { 2048 } else { 0 }
+    // A virtual machine takes tens of microseconds for the instruction.
+    static AHEAD: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *AHEAD.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+        if vendor == *b"GenuineIntel" { 2048 } else { 0 }
+    })
 }
 
 impl Isa {

@@ -5,7 +5,7 @@ mod templated;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 use templated::templated;
@@ -35,17 +35,22 @@ impl House {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn aios(&self, args: &[&str]) -> Output {
-        let mut aios = Command::new(env!("CARGO_BIN_EXE_aios"));
+    fn aios(&self, lines: &str, args: &[&str]) -> Output {
+        let mut aios = assert_cmd::Command::new(env!("CARGO_BIN_EXE_aios"));
         aios.env_remove("RUST_LOG").env_remove("AIOS_CATALOG");
         aios.env("AIOS_CACHE_DIR", self.0.path().join("cache"));
         aios.env("AIOS_DATA_DIR", self.0.path().join("data"));
         aios.env("AIOS_CONFIG", self.0.path().join("aios.toml"));
-        aios.args(args).output().unwrap()
+        aios.args(args).write_stdin(lines).output().unwrap()
     }
 
     fn ok(&self, args: &[&str]) -> (String, String) {
-        let output = self.aios(args);
+        self.said("", args)
+    }
+
+    /// What a command that must succeed prints and says, with `lines` on stdin.
+    fn said(&self, lines: &str, args: &[&str]) -> (String, String) {
+        let output = self.aios(lines, args);
         let (out, said) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{args:?}: {said}");
         (out, said)
@@ -119,10 +124,37 @@ fn a_small_model_that_cannot_be_loaded_leaves_the_answer_to_main() {
 }
 
 #[test]
+fn instructions_of_the_user_reach_the_prompt() {
+    let house = House::new();
+    let tokens = |more: &[&str]| {
+        let answer = house.ask(&[more, &["Hello!"]].concat());
+        answer["stats"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let bare = tokens(&["--layer", "basic"]);
+    let luna = tokens(&[]);
+    assert!(luna > bare + 100, "{luna} {bare}");
+    assert!(tokens(&["--layer", "basic", "-sys", "Answer in Latin."]) > bare + 10);
+    assert!(tokens(&["-sys", "Answer in Latin."]) > luna + 10);
+}
+
+#[test]
+fn another_model_may_become_main_in_a_conversation() {
+    let house = House::new();
+    let talk = "Explain why.\n/model quick\nExplain why.\n/model nobody\n";
+    let output = house.aios(talk, &["ask", "-n", "6", "--temp", "0"]);
+    let said = text(&output.stderr);
+    let [before, after] = ["answered by able", "answered by quick"].map(|by| said.find(by));
+    assert!(before.is_some() && before < after, "{said}");
+    assert!(said.contains("quick is the main model from now on"), "{said}");
+    // A name that nobody has is an error, and a pipe ends with it.
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn unknown_memories_and_two_requests_are_wrong_usage() {
     let house = House::new();
-    let output = house.aios(&["ask", "--memory", "elephant", "Hi"]);
+    let output = house.aios("", &["ask", "--memory", "elephant", "Hi"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("only carma, simple_rag, bm25 and off"));
-    assert_eq!(house.aios(&["ask", "-p", "Hi", "Hi"]).status.code(), Some(2));
+    assert_eq!(house.aios("", &["ask", "-p", "Hi", "Hi"]).status.code(), Some(2));
 }

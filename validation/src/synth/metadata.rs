@@ -23,6 +23,9 @@ const MERGES: [[&str; 2]; 8] = [
 ];
 /// Control tokens: start of text and end of text.
 const CONTROL: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
+/// A conversation: each message behind its role, on lines of their own.
+const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}:\n{{ message.content }}\n\
+                        {% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}";
 /// The least vocabulary: bytes, merges and control tokens.
 pub(super) const VOCAB_MIN: u32 = 256 + MERGES.len() as u32 + CONTROL.len() as u32;
 
@@ -131,6 +134,7 @@ fn set_vocabulary(data: &mut Metadata, vocab: u32) {
     data.set("tokenizer.ggml.bos_token_id", control as u32);
     data.set("tokenizer.ggml.eos_token_id", control as u32 + 1);
     data.set("tokenizer.ggml.add_bos_token", false);
+    data.set("tokenizer.chat_template", TEMPLATE);
 }
 
 /// The character that stands for `byte` in a byte-level vocabulary: itself if it prints, else one

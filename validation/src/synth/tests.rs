@@ -127,6 +127,7 @@ fn every_shape_reads_back_with_roles_and_the_stamp() {
             data.require_i32s("tokenizer.ggml.token_type").unwrap().len(),
             shape.vocab as usize
         );
+        assert!(data.require_str("tokenizer.chat_template").unwrap().contains("message.content"));
         assert!(data.require_bool(SYNTHETIC_KEY).unwrap());
         assert_eq!(data.require_str("aios.synthetic.shape").unwrap(), shape.name);
         assert_eq!(data.require_str("aios.synthetic.quant").unwrap(), "Q4_K_M");

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use aios_engine::Model;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::bench_arch::{
     Answers, Case, Family, Options, Plan, Tally, cases, families, plan_done, run,
 };
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::models::{State, Store};
+use crate::models::{Catalog, State, Store};
 use crate::results::Goldens;
 
 const TEMPLATE: &str = "{msg:48} [{bar:30}] {pos}/{len}, {elapsed}, {eta} left";
@@ -189,11 +190,29 @@ fn leave_out_missing(options: &mut Options) -> anyhow::Result<Vec<String>> {
             }
         }
         if said.len() == before {
+            said.extend(mute(&family, &catalog, &store));
+        }
+        if said.len() == before {
             complete.push(family);
         }
     }
     options.families = complete;
     Ok(said)
+}
+
+/// Says so if a model that would answer for `family` has no chat template. What else is wrong with
+/// it shows when it is loaded for the first case.
+fn mute(family: &Family, catalog: &Catalog, store: &Store) -> Option<String> {
+    let without = |name: &&String| {
+        let path = match catalog.models().iter().find(|model| model.name == ***name) {
+            Some(known) => store.path(known),
+            None => PathBuf::from(name),
+        };
+        Model::load(&path).is_ok_and(|model| model.chat_template().is_none())
+    };
+    let model = [&family.small, &family.main].into_iter().find(without)?;
+    let name = &family.name;
+    Some(format!("{name} is left out: {model} has no chat template, so it cannot converse"))
 }
 
 fn describe(

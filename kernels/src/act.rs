@@ -4,6 +4,10 @@ use crate::isa::{Isa, Op};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::simd::{LANES, Simd};
+use crate::tiles::{self, Line};
+use tiled::{QuantizeTiled, t32, t256};
+
+pub(crate) mod tiled;
 
 /// Below this largest magnitude a block counts as zero, so that its inverse stays finite.
 const TINY: f32 = 1e-30;
@@ -34,6 +38,14 @@ impl ScaleBlock {
         match self {
             Self::B32 => b32::WORDS,
             Self::B256 => b256::WORDS,
+        }
+    }
+
+    /// Lines that 256 quants of 16 rows take where products are made of tiles.
+    const fn tile_lines(self) -> usize {
+        match self {
+            Self::B32 => t32::LINES,
+            Self::B256 => t256::LINES,
         }
     }
 }
@@ -68,11 +80,16 @@ pub(crate) mod b256 {
     pub(crate) const WORDS: usize = SCALE + 1;
 }
 
+/// From this many rows on products are made of tiles, where the processor has them: unpacking
+/// weights for tiles takes longer.
+pub(crate) const TILED: usize = 12;
+
 /// Rows of activations quantised to i8, in buffers that are reused.
 ///
 /// Rows are in groups of almost the same width, and lie interleaved in them: a group holds for
 /// each 256 elements a tile, in which word w of its row c is at w · width + c. So a product with
-/// all rows of a group reads one stream, at constant distances.
+/// all rows of a group reads one stream, at constant distances. From [`TILED`] rows on they lie as
+/// [`tiled`] says, if the processor multiplies tiles.
 #[derive(Debug)]
 pub struct QuantRows {
     block: ScaleBlock,
@@ -82,8 +99,11 @@ pub struct QuantRows {
     groups: usize,
     /// Elements of a row.
     len: usize,
-    /// \[groups\]\[len / 256\]\[words\]\[width\], zeros behind `len`.
-    words: Vec<i32>,
+    /// Whether they lie for tiles.
+    tiled: bool,
+    /// \[groups\]\[len / 256\]\[words\]\[width\], zeros behind `len`; or for tiles
+    /// \[groups\]\[len / 256\]\[lines\].
+    lines: Vec<Line>,
 }
 
 /// A group of rows.
@@ -99,13 +119,52 @@ pub(crate) struct Group<'a> {
 impl QuantRows {
     /// Empty buffers for at most `rows` rows of at most `len` elements.
     pub fn with_capacity(block: ScaleBlock, rows: usize, len: usize) -> Self {
-        let words = vec![0; rows * len.div_ceil(256) * block.words()];
-        Self { block, rows: 0, groups: 0, len: 0, words }
+        let (tiles, groups) = (len.div_ceil(256), rows.div_ceil(tiles::COLUMNS));
+        let words = rows * tiles * block.words();
+        let lines = match rows {
+            TILED.. => words.div_ceil(LANES).max(groups * tiles * block.tile_lines()),
+            _ => words.div_ceil(LANES),
+        };
+        let lines = bytemuck::zeroed_vec(lines);
+        Self { block, rows: 0, groups: 0, len: 0, tiled: false, lines }
     }
 
     /// Whether these are `rows` rows of `len` elements in groups that `isa` can take at once.
     pub(crate) fn fit(&self, isa: Isa, rows: usize, len: usize) -> bool {
-        rows == self.rows && len == self.len && rows <= self.groups * isa.columns()
+        let most = if self.tiled { isa.tiles().map_or(0, |_| rows) } else { isa.columns() };
+        rows == self.rows && len == self.len && rows <= self.groups * most
+    }
+
+    /// Whether they lie for tiles.
+    #[inline(always)]
+    pub(crate) const fn tiled(&self) -> bool {
+        self.tiled
+    }
+
+    /// Tile `tile` of group `group`, for tiles.
+    #[inline(always)]
+    pub(crate) fn tile(&self, group: usize, tile: usize) -> &[Line] {
+        let lines = self.block.tile_lines();
+        &self.lines[(group * self.len.div_ceil(256) + tile) * lines..][..lines]
+    }
+
+    /// How many rows there are.
+    pub(crate) const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many groups there are.
+    pub(crate) const fn group_count(&self) -> usize {
+        self.groups
+    }
+
+    /// Bytes of all tiles, for tiles.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.groups * self.len.div_ceil(256) * self.block.tile_lines() * size_of::<Line>()
+    }
+
+    fn words(&self) -> &[i32] {
+        bytemuck::cast_slice(&self.lines)
     }
 
     /// The words of a row.
@@ -116,10 +175,10 @@ impl QuantRows {
     /// The groups, in the order of their rows.
     #[inline(always)]
     pub(crate) fn groups(&self) -> impl Iterator<Item = Group<'_>> {
-        let row = self.row_words();
+        let (row, words) = (self.row_words(), self.words());
         (0..self.groups).map(move |group| {
             let [first, end] = bounds(self.rows, self.groups, group);
-            Group { first, width: end - first, tiles: &self.words[first * row..end * row] }
+            Group { first, width: end - first, tiles: &words[first * row..end * row] }
         })
     }
 
@@ -130,7 +189,7 @@ impl QuantRows {
     #[inline(always)]
     pub(crate) fn single(&self) -> &[i32] {
         assert_eq!(self.rows, 1);
-        &self.words[..self.row_words()]
+        &self.words()[..self.row_words()]
     }
 
     /// Quantises rows of `len` elements, \[rows\]\[len\] in `x`, for products by `isa`.
@@ -162,10 +221,17 @@ impl QuantRows {
     /// As [`Self::quantize`].
     pub(crate) fn writer(&mut self, isa: Isa, rows: usize, len: usize) -> Writer<'_> {
         assert!(len > 0 && len.is_multiple_of(self.block.len()));
-        (self.rows, self.len, self.groups) = (rows, len, rows.div_ceil(isa.columns()));
-        let (block, groups, row_words) = (self.block, self.groups, self.row_words());
-        let words = Shared::new(&mut self.words[..rows * row_words]);
-        Writer { block, rows, groups, row_words, words }
+        self.tiled = isa.tiles().is_some() && rows >= TILED;
+        let width = if self.tiled { tiles::COLUMNS } else { isa.columns() };
+        (self.rows, self.len, self.groups) = (rows, len, rows.div_ceil(width));
+        let (block, tiled, groups) = (self.block, self.tiled, self.groups);
+        let (row_words, row_tiles) = (self.row_words(), len.div_ceil(256));
+        let used = match tiled {
+            true => groups * row_tiles * block.tile_lines() * LANES,
+            false => rows * row_words,
+        };
+        let words = &mut bytemuck::cast_slice_mut(&mut self.lines)[..used];
+        Writer { block, tiled, rows, groups, row_words, row_tiles, words: Shared::new(words) }
     }
 }
 
@@ -178,9 +244,11 @@ const fn bounds(rows: usize, groups: usize, group: usize) -> [usize; 2] {
 /// Quantises parts of rows, on several threads at once.
 pub(crate) struct Writer<'a> {
     block: ScaleBlock,
+    tiled: bool,
     rows: usize,
     groups: usize,
     row_words: usize,
+    row_tiles: usize,
     words: Shared<'a, i32>,
 }
 
@@ -213,22 +281,36 @@ impl Writer<'_> {
         tile: usize,
         part: &dyn Fn(usize) -> &'x [f32],
     ) {
-        let [first, end] = bounds(self.rows, self.groups, group);
+        let [first, end] = match self.tiled {
+            true => [group, group + 1].map(|group| self.rows.min(group * tiles::COLUMNS)),
+            false => bounds(self.rows, self.groups, group),
+        };
         let mut rows: [&[f32]; WIDEST] = [&[]; WIDEST];
         for (slot, row) in rows.iter_mut().zip(first..end) {
             *slot = part(row);
         }
         let rows = &rows[..end - first];
-        let words = self.block.words() * rows.len();
-        let (start, count) = (first * self.row_words + tile * words, rows[0].len().div_ceil(256));
+        let count = rows[0].len().div_ceil(256);
+        let (start, words) = if self.tiled {
+            let words = self.block.tile_lines() * LANES;
+            ((group * self.row_tiles + tile) * words, words)
+        } else {
+            let words = self.block.words() * rows.len();
+            (first * self.row_words + tile * words, words)
+        };
         // SAFETY: these are the words of the tiles, which the caller leaves to one thread.
         let out = unsafe { self.words.range(start, count * words) };
-        isa.run(Quantize { block: self.block, rows, out });
+        if self.tiled {
+            let out = bytemuck::cast_slice_mut(out);
+            isa.run(QuantizeTiled { block: self.block, rows, out });
+        } else {
+            isa.run(Quantize { block: self.block, rows, out });
+        }
     }
 }
 
-/// The most rows of a group, on any instruction set.
-const WIDEST: usize = 8;
+/// The most rows of a group, on any instruction set and for tiles.
+const WIDEST: usize = tiles::COLUMNS;
 
 /// Quantises some tiles of a group of rows.
 struct Quantize<'a> {

@@ -4,6 +4,9 @@
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Scalar, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::tiles::Amx;
+use crate::tiles::Tiles;
 
 /// An instruction set by name, whether this machine has it or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,11 +17,13 @@ pub enum IsaName {
     Avx2,
     /// AVX-512 F, BW, DQ and VL; with VNNI where the processor has it.
     Avx512,
+    /// AVX-512 with VNNI, and AMX for passes of many tokens.
+    Amx,
 }
 
 impl IsaName {
     /// Every name, slowest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The spelling on the command line and in reports.
     pub const fn name(self) -> &'static str {
@@ -26,6 +31,7 @@ impl IsaName {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -49,7 +55,7 @@ impl std::str::FromStr for IsaName {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// The name is none of [`IsaName::ALL`].
-    #[error("unknown instruction set {0:?}; known are scalar, avx2, avx512")]
+    #[error("unknown instruction set {0:?}; known are scalar, avx2, avx512, amx")]
     Unknown(String),
     /// This processor lacks it.
     #[error("this processor does not have {0}; leave --isa out to use the best it has")]
@@ -65,6 +71,11 @@ enum Kind {
     Avx512(Avx512<false>),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx512<true>, Amx),
+    /// Plain code with plain tiles.
+    #[cfg(test)]
+    Tiles(Scalar),
 }
 
 /// An instruction set that this processor has.
@@ -91,6 +102,11 @@ fn ahead() -> usize {
     })
 }
 
+#[cfg(target_arch = "x86_64")]
+fn amx() -> Option<Kind> {
+    Some(Kind::Amx(Avx512::<true>::detect()?, Amx::detect()?))
+}
+
 impl Isa {
     /// The best that this processor has.
     pub fn detect() -> Self {
@@ -104,6 +120,8 @@ impl Isa {
     fn of(kind: Kind) -> Self {
         match kind {
             Kind::Scalar(_) => Self::SCALAR,
+            #[cfg(test)]
+            Kind::Tiles(_) => Self { kind, ahead: 0 },
             #[cfg(target_arch = "x86_64")]
             kind => Self { kind, ahead: ahead() },
         }
@@ -127,8 +145,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             IsaName::Avx512 => (Avx512::<true>::detect().map(Kind::Avx512Vnni))
                 .or_else(|| Avx512::<false>::detect().map(Kind::Avx512)),
+            #[cfg(target_arch = "x86_64")]
+            IsaName::Amx => amx(),
             #[cfg(not(target_arch = "x86_64"))]
-            IsaName::Avx2 | IsaName::Avx512 => None,
+            IsaName::Avx2 | IsaName::Avx512 | IsaName::Amx => None,
         };
         kind.map(Self::of).ok_or(IsaError::Unsupported(name))
     }
@@ -137,12 +157,16 @@ impl Isa {
     /// VNNI, the variant without it is listed too, so that tests can compare them.
     pub fn available() -> Vec<Self> {
         let vectors: &[Option<Kind>] = &[
+            #[cfg(test)]
+            Some(Kind::Tiles(Scalar)),
             #[cfg(target_arch = "x86_64")]
             Avx2::detect().map(Kind::Avx2),
             #[cfg(target_arch = "x86_64")]
             Avx512::<false>::detect().map(Kind::Avx512),
             #[cfg(target_arch = "x86_64")]
             Avx512::<true>::detect().map(Kind::Avx512Vnni),
+            #[cfg(target_arch = "x86_64")]
+            amx(),
         ];
         std::iter::once(Self::SCALAR)
             .chain(vectors.iter().flatten().copied().map(Self::of))
@@ -153,10 +177,14 @@ impl Isa {
     pub const fn name(self) -> IsaName {
         match self.kind {
             Kind::Scalar(_) => IsaName::Scalar,
+            #[cfg(test)]
+            Kind::Tiles(_) => IsaName::Scalar,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => IsaName::Avx2,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(_) | Kind::Avx512Vnni(_) => IsaName::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx(..) => IsaName::Amx,
         }
     }
 
@@ -173,12 +201,26 @@ impl Isa {
     pub(crate) const fn columns(self) -> usize {
         match self.kind {
             Kind::Scalar(_) => Scalar::COLUMNS,
+            #[cfg(test)]
+            Kind::Tiles(_) => Scalar::COLUMNS,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => Avx2::COLUMNS,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(_) => Avx512::<false>::COLUMNS,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni(_) => Avx512::<true>::COLUMNS,
+            Kind::Avx512Vnni(_) | Kind::Amx(..) => Avx512::<true>::COLUMNS,
+        }
+    }
+
+    /// What multiplies tiles, if anything does.
+    #[inline(always)]
+    pub(crate) const fn tiles(self) -> Option<Tiles> {
+        match self.kind {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx(_, amx) => Some(Tiles::Amx(amx)),
+            #[cfg(test)]
+            Kind::Tiles(_) => Some(Tiles::Plain),
+            _ => None,
         }
     }
 
@@ -187,12 +229,14 @@ impl Isa {
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         match self.kind {
             Kind::Scalar(simd) => op.run(simd),
+            #[cfg(test)]
+            Kind::Tiles(simd) => op.run(simd),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(simd) => simd.vectorize(op),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(simd) => simd.vectorize(op),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni(simd) => simd.vectorize(op),
+            Kind::Avx512Vnni(simd) | Kind::Amx(simd, _) => simd.vectorize(op),
         }
     }
 }

@@ -21,6 +21,7 @@ mod simd;
 mod sketch;
 #[cfg(test)]
 mod testing;
+mod tiles;
 
 pub use act::{QuantRows, ScaleBlock};
 pub use attention::{

@@ -22,6 +22,7 @@ mod gather;
 mod inner;
 mod panels;
 mod rows;
+mod tiles;
 
 pub use gather::dot_rows;
 pub use inner::{Inner, inner};
@@ -33,7 +34,8 @@ use crate::layers::add;
 use crate::panel::{PANEL_ROWS, pack_panel, packed_bytes};
 use crate::pool::{Ahead, Pool};
 use crate::shared::Shared;
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
+use crate::tiles::Line;
 use aios_contract::DType;
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -340,13 +342,13 @@ impl Piece<'_, '_> {
 impl<'a, 'b> Piece<'a, 'b> {
     /// Hands the piece's weights to `panels` as panels, packing some at a time where they are
     /// rows; a single activation row goes to `rows` instead.
-    fn quantised(self, rows: fn(&Self), panels: fn(&Self, &[u8], &mut [[u8; 64]])) {
+    fn quantised(self, x: &QuantRows, rows: fn(&Self), panels: fn(&Self, &[u8], &mut [Line])) {
         let weights = self.weights();
-        let unpacked = self.isa.run(ScratchLen { n: self.input.rows(), len: self.input.len });
+        let lines = self.isa.run(ScratchLen { x, len: self.input.len });
         let panels = |piece: &Self, bytes: &[u8]| {
-            UNPACKED.with_borrow_mut(|scratch| {
-                scratch.resize(unpacked.max(scratch.len()), [0; 64]);
-                panels(piece, bytes, &mut scratch[..unpacked]);
+            LINES.with_borrow_mut(|scratch| {
+                scratch.resize(lines.max(scratch.len()), Line([0; LANES]));
+                panels(piece, bytes, &mut scratch[..lines]);
             });
         };
         if weights.layout == Layout::Panels {
@@ -376,23 +378,26 @@ impl<'a, 'b> Piece<'a, 'b> {
 }
 
 thread_local! {
-    /// Memory for packing and for unpacked weights, which is kept from call to call.
+    /// Memory for packing, and for unpacked weights or sums, which is kept from call to call.
     static SCRATCH: RefCell<Vec<[u8; 64]>> = const { RefCell::new(Vec::new()) };
-    static UNPACKED: RefCell<Vec<[u8; 64]>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Vectors of unpacked weights that an instruction set wants.
-struct ScratchLen {
-    n: usize,
+/// Lines of memory that an instruction set wants for unpacked weights or sums.
+struct ScratchLen<'a> {
+    x: &'a QuantRows,
     len: usize,
 }
 
-impl Op for ScratchLen {
+impl Op for ScratchLen<'_> {
     type Output = usize;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> usize {
-        panels::scratch_len(simd, self.n, self.len)
+        match self.x.tiled() {
+            true => tiles::scratch_len(self.x),
+            false => panels::scratch_len(simd, self.x.rows(), self.len),
+        }
     }
 }
 
@@ -403,10 +408,11 @@ impl Visitor for Piece<'_, '_> {
         rows::floats(&self);
     }
     fn blocks32<F: Format32>(self) {
-        if self.input.exact || self.input.q32.is_none() {
+        let Some(x) = self.input.q32.filter(|_| !self.input.exact) else {
             return rows::floats(&self);
-        }
+        };
         self.quantised(
+            x,
             |piece| piece.isa.run(Rows32::<F>(piece, PhantomData)),
             |piece, bytes, scratch| {
                 piece.isa.run(Panels32::<F>(piece, bytes, scratch, PhantomData));
@@ -414,10 +420,11 @@ impl Visitor for Piece<'_, '_> {
         );
     }
     fn blocks256<F: Format256>(self) {
-        if self.input.exact || self.input.q256.is_none() {
+        let Some(x) = self.input.q256.filter(|_| !self.input.exact) else {
             return rows::floats(&self);
-        }
+        };
         self.quantised(
+            x,
             |piece| piece.isa.run(Rows256::<F>(piece, PhantomData)),
             |piece, bytes, scratch| {
                 piece.isa.run(Panels256::<F>(piece, bytes, scratch, PhantomData));
@@ -429,8 +436,8 @@ impl Visitor for Piece<'_, '_> {
 /// A piece whose weights have the format `F`: as rows for one activation row, or as panels.
 struct Rows32<'a, F>(&'a Piece<'a, 'a>, PhantomData<F>);
 struct Rows256<'a, F>(&'a Piece<'a, 'a>, PhantomData<F>);
-struct Panels32<'a, F>(&'a Piece<'a, 'a>, &'a [u8], &'a mut [[u8; 64]], PhantomData<F>);
-struct Panels256<'a, F>(&'a Piece<'a, 'a>, &'a [u8], &'a mut [[u8; 64]], PhantomData<F>);
+struct Panels32<'a, F>(&'a Piece<'a, 'a>, &'a [u8], &'a mut [Line], PhantomData<F>);
+struct Panels256<'a, F>(&'a Piece<'a, 'a>, &'a [u8], &'a mut [Line], PhantomData<F>);
 
 /// The quantised activations, which [`matmul`] has checked to be there.
 fn checked(rows: Option<&QuantRows>) -> &QuantRows {
@@ -460,7 +467,13 @@ impl<F: Format32> Op for Panels32<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        panels::panels32::<F, S>(simd, self.0, self.1, checked(self.0.input.q32), self.2);
+        let Self(piece, bytes, scratch, _) = self;
+        let x = checked(piece.input.q32);
+        if S::TILES && x.tiled() {
+            tiles::tiles32::<F, S>(simd, piece, bytes, x, scratch);
+        } else {
+            panels::panels32::<F, S>(simd, piece, bytes, x, bytemuck::cast_slice_mut(scratch));
+        }
     }
 }
 
@@ -469,7 +482,13 @@ impl<F: Format256> Op for Panels256<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        panels::panels256::<F, S>(simd, self.0, self.1, checked(self.0.input.q256), self.2);
+        let Self(piece, bytes, scratch, _) = self;
+        let x = checked(piece.input.q256);
+        if S::TILES && x.tiled() {
+            tiles::tiles256::<F, S>(simd, piece, bytes, x, scratch);
+        } else {
+            panels::panels256::<F, S>(simd, piece, bytes, x, bytemuck::cast_slice_mut(scratch));
+        }
     }
 }
 

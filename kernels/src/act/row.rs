@@ -34,7 +34,7 @@ impl QuantRows {
         let tiles = self.len.div_ceil(256);
         let field = |start: usize, len: usize| -> Vec<i32> {
             let words = (0..tiles).flat_map(|t| (start..start + len).map(move |w| (t, w)));
-            words.map(|(t, w)| self.words[self.place(index, t, w)]).collect()
+            words.map(|(t, w)| self.words()[self.place(index, t, w)]).collect()
         };
         let floats = |words: Vec<i32>| -> Vec<f32> {
             words.into_iter().map(|word| f32::from_bits(word.cast_unsigned())).collect()

@@ -70,6 +70,68 @@ fn difference(rows: &QuantRows, block: usize, x: &[f32], len: usize) -> Option<S
     None
 }
 
+/// What differs between `rows`, which lie for tiles, and the same rows one by one.
+fn tiled_difference(rows: &QuantRows, block: ScaleBlock, x: &[f32], len: usize) -> Option<String> {
+    let pool = Pool::new(1).expect("threads");
+    let mut single = QuantRows::with_capacity(block, 1, len);
+    for (r, x) in x.chunks_exact(len).enumerate() {
+        single.quantize(Isa::SCALAR, &pool, x, len);
+        let row = single.row(0);
+        for t in 0..len.div_ceil(256) {
+            let (lines, c) = (rows.tile(r / 16, t), r % 16);
+            let bytes: &[i8] = bytemuck::cast_slice(lines);
+            let word = |line: usize| lines[line].0[c];
+            let quants = (0..256).all(|i| {
+                let q = i32::from(row.bytes[256 * t + i]);
+                match block {
+                    ScaleBlock::B32 => i32::from(bytes[512 * (i / 32) + 32 * c + i % 32]) == q,
+                    ScaleBlock::B256 => {
+                        let at = 1024 * (i / 64) + 64 * c + i % 64;
+                        let (high, low) = (i32::from(bytes[at]), i32::from(bytes[4096 + at]));
+                        4 * high + low == q << row.shifts[8 * t + i / 32]
+                    }
+                }
+            });
+            let places: &[(usize, usize)] = match block {
+                ScaleBlock::B32 => &[(t32::FLOATS, b32::FLOATS), (t32::SCALES, b32::SCALES)],
+                ScaleBlock::B256 => &[(t256::HALVES, b256::HALVES)],
+            };
+            let mut pairs: Vec<(usize, usize)> =
+                places.iter().flat_map(|(a, b)| (0..8).map(move |i| (a + i, b + i))).collect();
+            if block == ScaleBlock::B256 {
+                pairs.extend((0..4).map(|i| (t256::PAIRS + i, b256::PAIRS + i)));
+                pairs.push((t256::SCALE, b256::SCALE));
+            }
+            let same =
+                |(line, w): &(usize, usize)| word(*line) == single.words()[single.place(0, t, *w)];
+            if !quants || !pairs.iter().all(same) {
+                return Some(format!("row {r}, tile {t}"));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_wrong_word_of_a_tile_is_noticed_wherever_it_is() {
+    let x = Noise::new(9).floats(16 * 256);
+    let pool = Pool::new(1).expect("threads");
+    let isa = Isa::available().into_iter().find(|isa| isa.tiles().is_some()).expect("plain tiles");
+    for block in [ScaleBlock::B32, ScaleBlock::B256] {
+        let mut rows = QuantRows::with_capacity(block, 16, 256);
+        rows.quantize(isa, &pool, &x, 256);
+        assert_eq!(tiled_difference(&rows, block, &x, 256), None);
+        for line in 0..block.tile_lines() {
+            for word in [0, 7, 15] {
+                rows.lines[line].0[word] ^= 1;
+                let found = tiled_difference(&rows, block, &x, 256);
+                assert!(found.is_some(), "line {line}, word {word}");
+                rows.lines[line].0[word] ^= 1;
+            }
+        }
+    }
+}
+
 fn check(block: ScaleBlock, rows: usize, len: usize, x: &[f32]) {
     for threads in [1, 2] {
         let pool = Pool::new(threads).expect("threads");
@@ -78,7 +140,11 @@ fn check(block: ScaleBlock, rows: usize, len: usize, x: &[f32]) {
             // The buffers are dirty from a row of another length.
             quant.quantize(isa, &pool, &vec![1.0; 512], 512);
             quant.quantize(isa, &pool, x, len);
-            assert_eq!(difference(&quant, block.len(), x, len), None, "{isa:?}");
+            let difference = match quant.tiled() {
+                true => tiled_difference(&quant, block, x, len),
+                false => difference(&quant, block.len(), x, len),
+            };
+            assert_eq!(difference, None, "{isa:?}");
         }
     }
 }
@@ -128,6 +194,10 @@ fn groups_at_the_borders_of_their_factors() {
     assert_eq!(rows.row(0).shifts, [2, 1, 2, 0, 1, 2, 0, 2]);
 }
 
+fn flip(rows: &mut QuantRows, place: usize) {
+    bytemuck::cast_slice_mut::<Line, i32>(&mut rows.lines)[place] ^= 1;
+}
+
 #[test]
 fn a_wrong_word_is_noticed_wherever_it_is() {
     let x = Noise::new(8).floats(3 * 512);
@@ -141,13 +211,13 @@ fn a_wrong_word_is_noticed_wherever_it_is() {
         assert_eq!(difference(&rows, block.len(), x, len), None);
         for word in 0..words {
             let place = rows.place(word % 3, 0, word);
-            rows.words[place] ^= 1;
+            flip(&mut rows, place);
             assert!(difference(&rows, block.len(), x, len).is_some(), "word {word}");
-            rows.words[place] ^= 1;
+            flip(&mut rows, place);
         }
         // The padding behind 288 elements.
         let place = rows.place(1, 1, 63);
-        rows.words[place] ^= 1;
+        flip(&mut rows, place);
         assert!(difference(&rows, block.len(), x, len).is_some());
     }
 }

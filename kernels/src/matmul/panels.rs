@@ -81,7 +81,7 @@ fn tiles<const C: usize, const WORDS: usize>(x: &[i32]) -> &[Tile<C, WORDS>] {
 
 /// A float whose bits are a word, in all lanes.
 #[inline(always)]
-fn float<S: Simd>(simd: S, word: i32) -> S::F {
+pub(super) fn float<S: Simd>(simd: S, word: i32) -> S::F {
     simd.splat(f32::from_bits(word.cast_unsigned()))
 }
 
@@ -453,6 +453,6 @@ fn add<S: Simd>(simd: S, biased: bool, sums: S::P, w: S::B, x: i32) -> S::P {
 }
 
 #[inline(always)]
-fn half<S: Simd>(simd: S, bits: &[[u8; 2]; LANES]) -> S::F {
+pub(super) fn half<S: Simd>(simd: S, bits: &[[u8; 2]; LANES]) -> S::F {
     simd.load_f16(&bits.map(u16::from_le_bytes))
 }

@@ -242,6 +242,14 @@ impl Simd for Avx2 {
         [half(n[0]), half(n[1])]
     }
     #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> I {
+        let (first, second) = x.split_at(8);
+        simd!([
+            _mm256_loadu_si256(first.as_ptr().cast()),
+            _mm256_loadu_si256(second.as_ptr().cast()),
+        ])
+    }
+    #[inline(always)]
     fn store_int(self, v: I, out: &mut [i32; LANES]) {
         simd!({
             _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
@@ -408,6 +416,34 @@ impl Simd for Avx2 {
             let count = _mm_cvtsi32_si128(4 * half as i32);
             [_mm256_srl_epi16(x[0], count), _mm256_srl_epi16(x[1], count)]
         })
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: I, x: u8) -> I {
+        let x = simd!(_mm256_set1_epi8(x.cast_signed()));
+        simd!([_mm256_sub_epi8(a[0], x), _mm256_sub_epi8(a[1], x)])
+    }
+    #[inline(always)]
+    fn scale_bytes(self, a: I, scales: &[i8; LANES]) -> [I; 2] {
+        let mut out = [a; 2];
+        for half in 0..2 {
+            simd!({
+                let scales = _mm_loadl_epi64(scales[8 * half..].as_ptr().cast());
+                let scales = _mm256_cvtepi8_epi32(scales);
+                let low = _mm256_set1_epi16(0xff);
+                let scales = _mm256_blend_epi16::<0xaa>(scales, _mm256_slli_epi32::<16>(scales));
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a[half]));
+                let odd = _mm256_srai_epi16::<8>(a[half]);
+                let even = _mm256_mullo_epi16(even, scales);
+                let odd = _mm256_mullo_epi16(odd, scales);
+                let lows =
+                    _mm256_or_si256(_mm256_and_si256(even, low), _mm256_slli_epi16::<8>(odd));
+                let highs =
+                    _mm256_or_si256(_mm256_srli_epi16::<8>(even), _mm256_andnot_si256(low, odd));
+                out[0][half] = lows;
+                out[1][half] = highs;
+            });
+        }
+        out
     }
     #[inline(always)]
     fn or(self, a: I, b: I) -> I {

@@ -130,6 +130,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type K = I;
     const WIDE: bool = VNNI;
     const COLUMNS: usize = if VNNI { 8 } else { 4 };
+    const TILES: bool = VNNI;
 
     #[inline]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
@@ -238,6 +239,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let biased = _mm512_add_epi32(n, _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
         })
+    }
+    #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> I {
+        simd!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
     fn store_int(self, v: I, out: &mut [i32; LANES]) {
@@ -378,6 +383,26 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "0 or 4")]
     fn upper_half(self, x: I, half: usize) -> I {
         simd!(_mm512_srl_epi16(x, _mm_cvtsi32_si128(4 * half as i32)))
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: I, x: u8) -> I {
+        simd!(_mm512_sub_epi8(a, _mm512_set1_epi8(x.cast_signed())))
+    }
+    #[inline(always)]
+    fn scale_bytes(self, a: I, scales: &[i8; LANES]) -> [I; 2] {
+        simd!({
+            let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
+            let low = _mm512_set1_epi16(0xff);
+            let scales =
+                _mm512_mask_blend_epi16(0xaaaa_aaaa, scales, _mm512_slli_epi32::<16>(scales));
+            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a));
+            let odd = _mm512_srai_epi16::<8>(a);
+            let (even, odd) = (_mm512_mullo_epi16(even, scales), _mm512_mullo_epi16(odd, scales));
+            let lows = _mm512_or_si512(_mm512_and_si512(even, low), _mm512_slli_epi16::<8>(odd));
+            let highs =
+                _mm512_or_si512(_mm512_srli_epi16::<8>(even), _mm512_andnot_si512(low, odd));
+            [lows, highs]
+        })
     }
     #[inline(always)]
     fn or(self, a: I, b: I) -> I {

@@ -101,6 +101,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// The most columns that a product of panels takes at once, at most 8: as many as the registers
     /// hold sums of.
     const COLUMNS: usize;
+    /// Whether there is code for products of tiles around this instruction set.
+    const TILES: bool = false;
 
     /// Runs `op` in a function compiled for this instruction set.
     fn vectorize<O: Op>(self, op: O) -> O::Output;
@@ -146,6 +148,8 @@ pub(crate) trait Simd: Copy + 'static {
     fn int_to_float(self, a: Self::I) -> Self::F;
     /// 2^n for −126 ≤ n ≤ 127.
     fn pow2(self, n: Self::I) -> Self::F;
+    /// Lane i is `x[i]`.
+    fn load_int(self, x: &[i32; LANES]) -> Self::I;
     /// Lanes as integers in memory.
     fn store_int(self, v: Self::I, out: &mut [i32; LANES]);
     /// a − b, wrapping.
@@ -230,6 +234,11 @@ pub(crate) trait Simd: Copy + 'static {
     /// Every byte if `half` is 0, else its upper four bits moved to the lower ones; the upper bits
     /// of the result may be anything.
     fn upper_half(self, x: Self::B, half: usize) -> Self::B;
+    /// a − x of every byte, wrapping.
+    fn sub_bytes(self, a: Self::B, x: u8) -> Self::B;
+    /// The products of row r's four signed bytes with `scales[r]`, which fit 16 bits: their low
+    /// bytes, then their high ones.
+    fn scale_bytes(self, a: Self::B, scales: &[i8; LANES]) -> [Self::B; 2];
     /// a | b.
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
     /// `table[x]` for each byte, all of which are below 16.

@@ -50,6 +50,7 @@ impl Simd for Scalar {
     type K = [i32; LANES];
     const WIDE: bool = true;
     const COLUMNS: usize = 2;
+    const TILES: bool = cfg!(test);
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
@@ -138,6 +139,10 @@ impl Simd for Scalar {
         map(n, |n| f32::from_bits(((n + 127) << 23).cast_unsigned()))
     }
     #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> Self::I {
+        *x
+    }
+    #[inline(always)]
     fn store_int(self, v: Self::I, out: &mut [i32; LANES]) {
         *out = v;
     }
@@ -222,6 +227,19 @@ impl Simd for Scalar {
     #[inline(always)]
     fn bits(self, x: [u8; 64], shift: i32, mask: u8) -> [u8; 64] {
         x.map(|x| (if shift < 0 { x << -shift } else { x >> shift }) & mask)
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: [u8; 64], x: u8) -> [u8; 64] {
+        a.map(|a| a.wrapping_sub(x))
+    }
+    #[inline(always)]
+    fn scale_bytes(self, a: [u8; 64], scales: &[i8; LANES]) -> [[u8; 64]; 2] {
+        let mut out = [[0; 64]; 2];
+        for (i, a) in a.into_iter().enumerate() {
+            let product = i16::from(a.cast_signed()) * i16::from(scales[i / 4]);
+            [out[0][i], out[1][i]] = product.to_le_bytes();
+        }
+        out
     }
     #[inline(always)]
     fn upper_half(self, x: [u8; 64], half: usize) -> [u8; 64] {

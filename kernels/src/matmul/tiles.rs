@@ -61,13 +61,16 @@ trait Multiply<S: Simd> {
     /// Unpacks the blocks of a tile.
     fn unpack(simd: S, blocks: &[Self::Panel], out: &mut Self::Unpacked);
 
-    /// Adds the products with a group's tile `x` to the results that wait; `sums` is memory.
-    fn multiply(
+    /// The sums of the products with a group's tile `x`.
+    fn sum(ready: &mut Ready, x: &[Line], w: &Self::Unpacked, sums: &mut [Sums; 8]);
+
+    /// Adds what the sums come to, for `columns` columns or more, to the results that wait.
+    fn finish(
         simd: S,
-        ready: &mut Ready,
         x: &[Line],
         w: &Self::Unpacked,
-        sums: &mut [Sums; 8],
+        sums: &[Sums; 8],
+        columns: usize,
         to: &mut Waiting,
     );
 }
@@ -85,7 +88,7 @@ fn products<M: Multiply<S>, S: Simd>(
     let panel_bytes = bytes.len() / piece.rows.div_ceil(PANEL_ROWS);
     let (groups, run) = (x.group_count(), run(x));
     let waiting: &mut [Waiting] = bytemuck::cast_slice_mut(scratch);
-    let mut sums = [Sums::zeroed(); 8];
+    let mut sums = [[Sums::zeroed(); 8]; 2];
     let mut weights: [M::Unpacked; TOGETHER] = std::array::from_fn(|_| M::empty(simd));
     for (r, bytes) in bytes.chunks(run * panel_bytes).enumerate() {
         let waiting = &mut waiting[..bytes.len() / panel_bytes * groups];
@@ -97,10 +100,19 @@ fn products<M: Multiply<S>, S: Simd>(
                     M::unpack(simd, tile::<M, S>(panel, t), out);
                 }
                 ask_for_next::<M, S>(bytes, panels, panel_bytes, t);
-                for group in 0..groups {
-                    let x = x.tile(group, t);
-                    for (w, waiting) in weights.iter().zip(waiting.chunks_exact_mut(groups)) {
-                        M::multiply(simd, &mut ready, x, w, &mut sums, &mut waiting[group]);
+                // While the sums of one are made, those of the one before are finished.
+                let count = panels.len() / panel_bytes;
+                for i in 0..=groups * count {
+                    let [now, before] = if i % 2 == 0 { [0, 1] } else { [1, 0] };
+                    if i < groups * count {
+                        let x = x.tile(i / count, t);
+                        M::sum(&mut ready, x, &weights[i % count], &mut sums[now]);
+                    }
+                    if i > 0 {
+                        let (group, p) = ((i - 1) / count, (i - 1) % count);
+                        let columns = COLUMNS.min(x.rows() - group * COLUMNS);
+                        let (x, to) = (x.tile(group, t), &mut waiting[p * groups + group]);
+                        M::finish(simd, x, &weights[p], &sums[before], columns, to);
                     }
                 }
             }
@@ -109,7 +121,11 @@ fn products<M: Multiply<S>, S: Simd>(
             let row = (r * run + p) * PANEL_ROWS;
             let rows = PANEL_ROWS.min(piece.rows - row);
             for (column, result) in waiting.as_flattened()[..x.rows()].iter().enumerate() {
-                piece.out(column, row, rows).copy_from_slice(&result[..rows]);
+                let out = piece.out(column, row, rows);
+                match out.first_chunk_mut() {
+                    Some(whole) => simd.store(simd.load(result), whole),
+                    None => out.copy_from_slice(&result[..rows]),
+                }
             }
         }
     }
@@ -210,18 +226,22 @@ impl<F: Format256, S: Simd> Multiply<S> for Super<F> {
     }
 
     #[inline(always)]
-    fn multiply(
-        simd: S,
-        ready: &mut Ready,
-        x: &[Line],
-        w: &Scaled<S>,
-        sums: &mut [Sums; 8],
-        to: &mut Waiting,
-    ) {
+    fn sum(ready: &mut Ready, x: &[Line], w: &Scaled<S>, sums: &mut [Sums; 8]) {
         let planes = x.first_chunk().expect("two planes of quants");
         let sums = sums.first_chunk_mut().expect("four tiles of sums");
         ready.super_block(planes, &w.planes, sums);
-        for (c, to) in to.iter_mut().enumerate() {
+    }
+
+    #[inline(always)]
+    fn finish(
+        simd: S,
+        x: &[Line],
+        w: &Scaled<S>,
+        sums: &[Sums; 8],
+        columns: usize,
+        to: &mut Waiting,
+    ) {
+        for (c, to) in to[..columns].iter_mut().enumerate() {
             let low = simd.shift_left(simd.load_int(&sums[0].0[c]), 2);
             let low = simd.add_int(low, simd.load_int(&sums[2].0[c]));
             let high = simd.shift_left(simd.load_int(&sums[1].0[c]), 2);
@@ -322,16 +342,20 @@ impl<F: Format32, S: Simd> Multiply<S> for Blocks<F> {
     }
 
     #[inline(always)]
-    fn multiply(
+    fn sum(ready: &mut Ready, x: &[Line], w: &Unscaled<S>, sums: &mut [Sums; 8]) {
+        ready.blocks(x.first_chunk().expect("quants"), &w.plane, sums);
+    }
+
+    #[inline(always)]
+    fn finish(
         simd: S,
-        ready: &mut Ready,
         x: &[Line],
         w: &Unscaled<S>,
-        sums: &mut [Sums; 8],
+        sums: &[Sums; 8],
+        _columns: usize,
         to: &mut Waiting,
     ) {
-        let quants = x.first_chunk().expect("quants");
-        ready.blocks(quants, &w.plane, sums);
+        // All columns at once, since that many results fit the registers.
         let mut acc = [simd.splat(0.0); COLUMNS];
         for (acc, to) in acc.iter_mut().zip(&*to) {
             *acc = simd.load(to);

@@ -106,6 +106,8 @@ pub(super) fn run_catalog(args: &CatalogArgs) -> anyhow::Result<()> {
     let mut baselines = Vec::new();
     for folder in &args.folders {
         let path = folder.join(COMPLIANCE_FILE);
+        let missing = "there is no compliance report; `aios compliance --out` writes one";
+        anyhow::ensure!(path.exists(), "{}: {missing}", folder.display());
         let what = || format!("{} is no compliance report", path.display());
         reports.push(ComplianceReport::from_json(&text_of(&path)?).with_context(what)?);
         let path = folder.join(BASELINE_FILE);

@@ -1,7 +1,8 @@
 //! Calibration files: prompts as JSON lines, from whoever hands them over.
 //!
 //! A line is a JSON object with a `text`, and perhaps a `category`, by which figures may be
-//! grouped. Other fields are ignored, blank lines are skipped. Nothing in a file makes the reader
+//! grouped. Other fields are ignored, blank lines are skipped, and so is a byte order mark in front
+//! of the first line. Nothing in a file makes the reader
 //! allocate more than a fixed multiple of its length, which is bounded.
 
 use aios_engine::gguf::Escaped;
@@ -17,6 +18,8 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
 /// The most prompts of a file.
 pub const PROMPTS_MAX: usize = 1_000_000;
+/// What some editors put in front of a file in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// What is kept of a category's name.
 const CATEGORY_CHARS_MAX: usize = 40;
 
@@ -153,11 +156,9 @@ impl Prompts {
                 break;
             }
             digest.update(&bytes);
-            let parsed = parse(&bytes, line).map_err(|problem| PromptsError::Line {
-                path: path.to_owned(),
-                line,
-                problem,
-            })?;
+            let marked = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK) } else { None };
+            let parsed = parse(marked.unwrap_or(&bytes), line)
+                .map_err(|problem| PromptsError::Line { path: path.to_owned(), line, problem })?;
             prompts.extend(parsed);
             if prompts.len() > PROMPTS_MAX {
                 return Err(PromptsError::TooMany { path: path.to_owned() });
@@ -268,6 +269,13 @@ mod tests {
         assert_eq!(spread(99).len(), 10);
         assert!(spread(0).is_empty());
         assert_eq!(prompts.sha256[..], Sha256::digest(&lines)[..]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_in_front_of_the_file_alone() {
+        let line = "\u{feff}{\"text\": \"x\"}\n";
+        assert_eq!(read(line.as_bytes()).expect("prompts").prompts[0].text, "x");
+        assert_eq!(problem(line.repeat(2).as_bytes()).0, 2);
     }
 
     #[test]

@@ -86,6 +86,9 @@ fn it_passes_only_when_steady() {
     let report = BaselineReport::new(PLAN, about(), shaky, absent()).expect("runs");
     assert!(!report.passes);
     assert!(report.failures[0].contains("vary by 20.0 %"), "{:?}", report.failures);
+    let nothing = vec![run(0.0), run(0.0)];
+    let report = BaselineReport::new(PLAN, about(), nothing, absent()).expect("runs");
+    assert!(!report.passes, "what has no variation that is a number is not steady");
     let refused = Measurement::Refused { reason: "below the floor".to_owned() };
     let report = BaselineReport::new(PLAN, about(), vec![run(1.0), run(1.0)], refused);
     assert!(!report.expect("runs").passes);
@@ -107,12 +110,13 @@ fn the_report_tells_it_all_and_has_a_schema() {
         "Not run: it is not installed",
         "not measured: no counters; another machine",
         "two memory controllers",
+        "Both together read 2 × 2454 = 4907 MB",
         "| 10.00 | 20.00 | 20.0 | – |",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
     let json = serde_json::to_value(&report).expect("JSON");
-    assert_eq!(json["schema_version"], 1);
+    assert_eq!(json["schema_version"], 2);
     assert_eq!(json["mb_per_token"]["counted"]["mean"], 100.0);
     assert_eq!(json["mb_per_token"]["measured"]["state"], "unavailable");
     assert_eq!(json["tokens_per_s"]["mean"], 10.0);

@@ -180,6 +180,10 @@ impl Diagnosis {
             Self::Unusable(_) | Self::TooMany { .. } => {
                 "see what is mounted there, and use a newer kernel if it is /sys"
             }
+            Self::Refused { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "the kernel knows no such device or event, so that its files cannot be right: see \
+                 what is mounted over /sys/bus/event_source/devices"
+            }
             Self::Refused { .. } => {
                 "see that the processor is online, that 'ulimit -n' allows a file for each \
                  counter, and that no other program uses the counters"

@@ -30,6 +30,24 @@ pub enum MeterError {
         /// Why.
         source: CountError,
     },
+    /// No counter saw a read while tokens were decoded, which no machine manages.
+    #[error(
+        "nothing moved while tokens were decoded ({counters}): what was read does not count; see \
+         what stands in its place"
+    )]
+    StandsStill {
+        /// What was read.
+        counters: String,
+    },
+    /// Less was read while tokens were decoded than in as much time at rest.
+    #[error(
+        "the machine read more at rest than while tokens were decoded ({counters}): other programs \
+         were busy before or after; stop them and measure again"
+    )]
+    Restless {
+        /// What was read.
+        counters: String,
+    },
     /// The steps were not idle, then start and stop as often as wanted, then idle.
     #[error(
         "cannot {step} now: a measurement is idle, then start and stop as often as wanted, then \
@@ -208,17 +226,25 @@ impl DramMeter {
     /// What was measured.
     ///
     /// # Errors
-    /// `Order` if a part is missing: idle before, tokens, idle after.
+    /// `Order` if a part is missing: idle before, tokens, idle after; `StandsStill` and `Restless`
+    /// for figures of which nothing is left.
     pub fn finish(self) -> Result<DramReading, MeterError> {
         let (Some(before), Some(decode), Some(after), None) =
             (self.idle_before, self.decode, self.idle_after, &self.started)
         else {
             return Err(MeterError::Order { step: "finish" });
         };
+        let counters = || self.source.clone();
+        if decode.read_bytes == 0.0 {
+            return Err(MeterError::StandsStill { counters: counters() });
+        }
         let (idle_before, idle_after) = (before.rates(), after.rates());
         let net = |gross, before, after| net_of_idle(gross, decode.seconds, before, after);
         let (read_bytes, idle_exceeds) =
             net(decode.read_bytes, idle_before.read_bytes_per_s, idle_after.read_bytes_per_s);
+        if idle_exceeds {
+            return Err(MeterError::Restless { counters: counters() });
+        }
         let (write_bytes, _) =
             net(decode.write_bytes, idle_before.write_bytes_per_s, idle_after.write_bytes_per_s);
         let scheduled = [before, decode, after].map(|window| window.scheduled_fraction);
@@ -231,7 +257,6 @@ impl DramMeter {
             write_bytes: (self.counted == Counted::ReadsAndWritesApart).then_some(write_bytes),
             idle_before,
             idle_after,
-            idle_exceeds,
             scheduled_fraction: scheduled.into_iter().fold(1.0, f64::min),
         })
     }
@@ -256,9 +281,6 @@ pub struct DramReading {
     pub idle_before: Rates,
     /// The machine's traffic after.
     pub idle_after: Rates,
-    /// Whether the idle traffic was more than what was read while decoding: then there is no
-    /// measurement, and `read_bytes` is 0.
-    pub idle_exceeds: bool,
     /// The smallest fraction of the time that a counter ran; below 1 figures are extrapolated.
     pub scheduled_fraction: f64,
 }

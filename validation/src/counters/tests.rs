@@ -273,7 +273,7 @@ fn instances_and_packages_are_summed_and_idle_traffic_is_taken_off() {
     let rate = |counts: f64| counts * 64.0 * counters;
     let rates = |counts| Rates { read_bytes_per_s: rate(counts), write_bytes_per_s: rate(counts) };
     assert_eq!((reading.idle_before, reading.idle_after), (rates(10.0), rates(30.0)));
-    assert!(!reading.idle_exceeds && reading.scheduled_fraction == 1.0);
+    assert_eq!(reading.scheduled_fraction, 1.0);
     assert_eq!(reading.read_bytes_per_token(10), Some(98.0 * 64.0 * counters));
     assert_eq!(reading.write_bytes_per_token(0), None);
     assert_eq!(reading.read_bytes_per_token(0), None);
@@ -283,11 +283,24 @@ fn instances_and_packages_are_summed_and_idle_traffic_is_taken_off() {
 #[test]
 fn a_machine_that_is_busier_at_rest_says_so() {
     let fake = Fake::of_values(&[0, 500, 500, 600, 600, 1100]);
+    let error = reading(&Tree::client(), &fake).expect_err("nothing is left");
+    assert!(matches!(error, MeterError::Restless { .. }), "{error}");
+    // What is left of this is below the floor, which it would reach without the baseline.
+    let fake = Fake::of_values(&[0, 90, 90, 190, 190, 280]);
     let reading = reading(&Tree::client(), &fake).expect("a reading");
-    assert_eq!((reading.read_bytes, reading.idle_exceeds), (0.0, true));
+    assert_eq!(reading.read_bytes, 10.0 * 64.0 * 2.0);
     let floor = Floor { counted_bytes_per_token: 12_800.0, cache_bytes: 0 };
-    let error = reading.check_floor(1, floor).expect_err("nothing is left");
-    assert!(error.to_string().contains("not at rest"), "{error}");
+    let error = reading.check_floor(1, floor).expect_err("a tenth is left");
+    assert!(error.for_want_of_idle && error.to_string().contains("not at rest"), "{error}");
+}
+
+#[test]
+fn counters_that_stand_still_are_no_measurement() {
+    // A floor of 0, where the caches may hold everything, would let them pass.
+    let fake = Fake::of_values(&[0, 500, 500, 500, 500, 900]);
+    let error = reading(&Tree::client(), &fake).expect_err("nothing was counted");
+    assert!(matches!(error, MeterError::StandsStill { .. }), "{error}");
+    assert!(error.to_string().contains("uncore_imc_free_running_0"), "{error}");
 }
 
 #[test]

@@ -340,6 +340,8 @@ mod tests {
             kl_standard_error: 0.0,
             kl_median: kl,
             kl_top_percent: 0.1,
+            kl_opening: None,
+            kl_later: Some(kl),
             perplexity_ratio,
             perplexity_ratio_standard_error: 0.0,
             base_perplexity: 9.0,

@@ -233,13 +233,17 @@ fn activations(report: &HeadroomReport, text: &mut String) {
 
 fn sparsity(report: &HeadroomReport, text: &mut String) {
     line(text, "\n## Neurons left out, against the unmodified run, both in exact arithmetic");
-    header(text, &["skip", "left out", "KL, nats", "±", "median", "in 1 %", "perplexity ×", "±"]);
+    let of_kl = ["KL, nats", "±", "median", "in 1 %", "first token", "later"];
+    let names = ["skip", "left out"].into_iter().chain(of_kl).chain(["perplexity ×", "±"]);
+    header(text, &names.collect::<Vec<_>>());
     let cost = |cost: &super::scores::Cost| {
         [
             format!("{:.5}", cost.kl),
             format!("{:.5}", cost.kl_standard_error),
             format!("{:.5}", cost.kl_median),
             percent(cost.kl_top_percent),
+            cost.kl_opening.map_or("-".to_owned(), |kl| format!("{kl:.5}")),
+            cost.kl_later.map_or("-".to_owned(), |kl| format!("{kl:.5}")),
             format!("{:.4}", cost.perplexity_ratio),
             format!("{:.4}", cost.perplexity_ratio_standard_error),
         ]
@@ -265,7 +269,9 @@ fn sparsity(report: &HeadroomReport, text: &mut String) {
             text,
             "\n{positions} positions, perplexity of the unmodified run {perplexity:.3}. ± is a \
              standard error; *in 1 %* is the part of the KL that is at the hundredth of the \
-             positions where it is largest."
+             positions where it is largest; *first token* is the mean KL where a prompt's first \
+             token (BOS, where the model has one) is all there is, *later* that of all other \
+             positions."
         );
     }
 }

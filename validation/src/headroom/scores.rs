@@ -215,6 +215,8 @@ impl Base {
 pub(super) struct Compared {
     /// Σ p (ln p − ln q) of each position, in nats.
     divergences: Vec<f64>,
+    /// Those of the first positions of prompts, where the whole context is one token.
+    openings: Vec<f64>,
     /// How much larger −ln of the following token's probability is.
     losses: Vec<f64>,
     base_losses: Vec<f64>,
@@ -233,6 +235,11 @@ pub struct Cost {
     pub kl_median: f64,
     /// The part of all divergence that the hundredth of the positions with the largest has.
     pub kl_top_percent: f64,
+    /// The mean divergence at the first position of prompts, where one token is the whole context;
+    /// `None` if none of these was scored.
+    pub kl_opening: Option<f64>,
+    /// The mean divergence at all other positions; `None` if there is none.
+    pub kl_later: Option<f64>,
     /// The perplexity over that of the unchanged run.
     pub perplexity_ratio: f64,
     /// Its standard error, from the differences at each position.
@@ -258,7 +265,11 @@ impl Compared {
             let sum: f64 = differences.map(|((p, a), b)| f64::from(*p) * f64::from(a - b)).sum();
             let target = ids[position + 1] as usize;
             let base_loss = base_lse - f64::from(base_logits[target]);
-            self.divergences.push(sum - base_lse + lse);
+            let divergence = sum - base_lse + lse;
+            self.divergences.push(divergence);
+            if position == 0 {
+                self.openings.push(divergence);
+            }
             self.losses.push(lse - f64::from(logits[target]) - base_loss);
             self.base_losses.push(base_loss);
             at += 1;
@@ -275,12 +286,17 @@ impl Compared {
         sorted.sort_by(f64::total_cmp);
         let top = sorted.len().div_ceil(100);
         let sum = sorted.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        let openings: f64 = self.openings.iter().sum();
+        let part = |sum: f64, count: usize| (count > 0).then(|| sum / count as f64);
+        let all: f64 = self.divergences.iter().sum();
         Cost {
             positions: self.divergences.len(),
             kl,
             kl_standard_error,
             kl_median: sorted[sorted.len() / 2],
             kl_top_percent: sorted[sorted.len() - top..].iter().sum::<f64>() / sum,
+            kl_opening: part(openings, self.openings.len()),
+            kl_later: part(all - openings, self.divergences.len() - self.openings.len()),
             perplexity_ratio: ratio,
             perplexity_ratio_standard_error: ratio * loss_error,
             base_perplexity: libm::exp(mean(&self.base_losses).0),
@@ -330,6 +346,7 @@ mod tests {
     fn the_cost_of_known_differences() {
         let compared = Compared {
             divergences: vec![0.1, 0.3],
+            openings: vec![0.1],
             losses: vec![0.2, -0.2],
             base_losses: vec![1.0, 3.0],
         };
@@ -338,6 +355,10 @@ mod tests {
         // One of two positions is the top hundredth, rounded up.
         assert_eq!(cost.kl_median, 0.3);
         assert!((cost.kl_top_percent - 0.75).abs() < 1e-12);
+        assert_eq!(cost.kl_opening, Some(0.1));
+        assert!(cost.kl_later.is_some_and(|kl| (kl - 0.3).abs() < 1e-12));
+        let later = Compared { openings: Vec::new(), ..compared };
+        assert_eq!((later.cost().kl_opening, later.cost().kl_later), (None, Some(0.2)));
         assert!((cost.kl_standard_error - 0.1).abs() < 1e-12);
         assert!((cost.perplexity_ratio_standard_error - 0.2).abs() < 1e-12);
         assert!((cost.base_perplexity - 2.0f64.exp()).abs() < 1e-12);

@@ -150,24 +150,49 @@ impl SpecArgs {
         let model = weights.load(&path, false, interrupt)?;
         // It is small, and its bytes were taken off the target's budget.
         let options = ExecutorOptions { ram: None, ..options.clone() };
-        DraftModel::new(model, target, options)
-            .with_context(|| format!("{} cannot draft", path.display()))
+        let context = options.context;
+        let draft = DraftModel::new(model, target, options)
+            .with_context(|| format!("{} cannot draft", path.display()))?;
+        if draft.context() < context {
+            let most = draft.context();
+            tracing::warn!(
+                "{} was made for {most} tokens; of the context's {context}, those beyond are \
+                 drafted without it",
+                path.display()
+            );
+        }
+        Ok(draft)
     }
 
     fn corpora(&self, target: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
         let tokenizer = target.tokenizer()?;
         let read = |path: &PathBuf| -> anyhow::Result<Vec<u32>> {
-            let what = || format!("cannot read the corpus {}", path.display());
-            let bytes = fs::metadata(path).with_context(what)?.len();
-            if bytes > CORPUS_BYTES_MAX {
-                let most = CORPUS_BYTES_MAX >> 20;
-                anyhow::bail!("the corpus {} has more than {most} MiB", path.display());
-            }
-            let text = fs::read_to_string(path).with_context(what)?;
-            Ok(tokenizer.encode(&text, ParseSpecial::No))
+            Ok(tokenizer.encode(&read_corpus(path)?, ParseSpecial::No))
         };
         self.spec_corpus.iter().map(read).collect()
     }
+}
+
+/// The text of a corpus.
+fn read_corpus(path: &Path) -> anyhow::Result<String> {
+    let what = || format!("cannot read the corpus {}", path.display());
+    let meta = fs::metadata(path).with_context(what)?;
+    // A device or a pipe may never end.
+    anyhow::ensure!(meta.is_file(), "the corpus {} is not a regular file", path.display());
+    anyhow::ensure!(
+        meta.len() <= CORPUS_BYTES_MAX,
+        "the corpus {} has more than {} MiB; give a part of it",
+        path.display(),
+        CORPUS_BYTES_MAX >> 20
+    );
+    let bytes = fs::read(path).with_context(what)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!(
+            "the corpus {} is not text: byte {at} is no part of a UTF-8 character",
+            path.display()
+        )
+    })
 }
 
 /// What passes cost on this machine, and the file where that is kept.

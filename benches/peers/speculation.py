@@ -5,8 +5,10 @@ Needs built programs only. Usage:
 
     python3 benches/peers/speculation.py --aios target/release/aios --llama DIR/bin \\
         [--rounds 3] [--tokens 160] [--threads 2] [--minutes M] [--out FILE.md] \\
-        [--json FILE.json] [--plot FILE.svg] [--cache NAME] MODEL[,DRAFT]...
+        [--json FILE.json] [--plot FILE.svg] [--page PERFORMANCE.md] [--cache NAME] [--quick] \\
+        MODEL[,DRAFT]...
 
+The status is 1 if aios is at fault, 2 after a mistake, and 3 if rounds are left to be measured.
 README.md in this folder says what is compared and what the columns mean.
 """
 
@@ -14,14 +16,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,279 +29,48 @@ from pathlib import Path
 from typing import Any, Callable
 
 import simulated
-from compare import OTHERS_LIMIT, Engine, Others, RunFailed, built, cpu_facts
+from compare import OTHERS_LIMIT, Engine, RunFailed, built, cpu_facts
 from speculation_report import (
-    AUTO, DRAFT, MISSING, OFF, PEER_DRAFT, PEER_LOOKUP, PEER_PLAIN, Arm, Unit, faults, plot, report,
+    AUTO, DRAFT, MISSING, PEER_LOOKUP, PEER_PLAIN, Unit, faults, plot, report,
 )  # fmt: skip
+from speculation_runs import PROGRAMS, Bench, Pair, Prompt, run
 
 PROMPTS = Path(__file__).parents[2] / "validation" / "data" / "speculation_prompts.jsonl"
 
-PROGRAMS = {
-    PEER_PLAIN: "llama-completion",
-    PEER_LOOKUP: "llama-lookup",
-    PEER_DRAFT: "llama-speculative-simple",
-}
+# What stands between these lines of a page is this program's.
+PAGE_BEGIN, PAGE_END = "<!-- speculation.py begins -->", "<!-- speculation.py ends -->"
 
-# A run that takes longer than this hangs.
-TIMEOUT_S = 900
+# The status if there was no time for all rounds.
+UNFINISHED = 3
+
+# What --quick sets where nothing else is said, and what holds without it.
+QUICK = {"limit": 2, "rounds": 1, "tokens": 64, "cache": "none"}
+FULL = {"limit": 0, "rounds": 3, "tokens": 160, "cache": "server-32mb"}
 
 CACHE_HELP = "whose caches are simulated, a name of aios simulate, or none (server-32mb)"
-
-# What the peers say about themselves on stderr.
-PEER_EVAL = re.compile(r"(?<!prompt )eval time = +([\d.]+) ms / +(\d+) runs")
-PEER_SAMPLING = re.compile(r"sampling time = +([\d.]+) ms")
-PEER_DECODED = re.compile(r"decoded +(\d+) tokens in +([\d.]+) seconds")
-PEER_COUNT = re.compile(r"(n_drafted|n_accept) *= *(\d+)")
+QUICK_HELP = "some minutes: two prompts of each class, one round, 64 tokens, nothing simulated"
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A message of a user, and what kind of answer it asks for."""
-
-    kind: str
-    name: str
-    user: str
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A model and, if there is one, the model that drafts for it."""
-
-    model: Path
-    draft: Path | None
-
-    @classmethod
-    def parse(cls, words: str) -> Pair:
-        model, _, draft = words.partition(",")
-        pair = cls(Path(model), Path(draft) if draft else None)
-        for path in (pair.model, pair.draft):
-            if path is not None and not path.is_file():
-                raise argparse.ArgumentTypeError(f"no such file: {path}")
-        return pair
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arms of a round, in the order in which they run."""
-        if self.draft is None:
-            return (OFF, PEER_PLAIN, AUTO, PEER_LOOKUP)
-        return (OFF, PEER_PLAIN, AUTO, PEER_LOOKUP, DRAFT, PEER_DRAFT)
-
-
-@dataclass
-class Said:
-    """What a program printed."""
-
-    stdout: str
-    stderr: str
-
-
-def run(command: list[str]) -> Said:
-    """Runs a command to its end. Its last word on stderr explains a failure."""
-    name = Path(command[0]).name
-    try:
-        done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT_S
-        )
-    except OSError as error:
-        raise RunFailed(f"{name}: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise RunFailed(f"{name} took longer than {TIMEOUT_S} s") from error
-    # A limit on tokens may cut a character in two.
-    said = Said(*(stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr)))
-    if done.returncode != 0:
-        last = said.stderr.strip().splitlines() or ["nothing on stderr"]
-        raise RunFailed(f"{name} ended with {done.returncode}: {last[-1]}")
-    return said
-
-
-def found(pattern: re.Pattern[str], said: Said) -> re.Match[str]:
-    """The last place of a pattern on stderr: the peers tell of the draft model first."""
-    matches = list(pattern.finditer(said.stderr))
-    if not matches:
-        raise RunFailed(f"a report without '{pattern.pattern}'")
-    return matches[-1]
-
-
-def speed(tokens: int, seconds: float) -> float:
-    """Tokens per second after the first, which the prompt's pass gives in every program."""
-    if tokens < 2 or seconds <= 0:
-        raise RunFailed("an answer too short to be timed")
-    return (tokens - 1) / seconds
-
-
-@dataclass
-class Bench:
-    """The programs and the circumstances that all runs share."""
-
-    aios: Engine
-    llama: dict[str, Engine]
-    options: argparse.Namespace
-    folder: Path
-    others: list[float] = field(default_factory=list)
-
-    def template(self, pair: Pair, prompt: Prompt) -> str:
-        """The prompt as the model is given it, without the token that begins a text: every program
-        puts that in front by itself if the model asks for it."""
-        messages = self.folder / "messages.json"
-        content = [{"role": "user", "content": prompt.user}]
-        messages.write_text(json.dumps(content), encoding="utf-8")
-        command = [str(self.aios.path), "template", "-m", str(pair.model), "--bos", ""]
-        return run([*command, "--messages", str(messages), "--add-generation-prompt"]).stdout
-
-    def common(self, pair: Pair) -> list[str]:
-        options = self.options
-        return [
-            "-m", str(pair.model), "-n", str(options.tokens), "-c", str(options.context),
-            "-t", str(options.threads), "--temp", "0",
-        ]  # fmt: skip
-
-    def run_aios(self, pair: Pair, arm: str, file: Path) -> Arm:
-        command = [str(self.aios.path), "run", *self.common(pair), "-f", str(file)]
-        command += ["--stats", "json", "--spec", "off" if arm == OFF else "auto", *self.aios.extra]
-        command += ["-md", str(pair.draft)] if arm == DRAFT else []
-        said = run(command)
-        lines = said.stderr.strip().splitlines() or [""]
-        try:
-            stats = json.loads(lines[-1])
-            return self.read_stats(stats, said.stdout)
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunFailed(f"aios's statistics have another form: {error!r}") from error
-
-    @staticmethod
-    def read_stats(stats: dict[str, Any], output: str) -> Arm:
-        if stats["mb_per_token"]["source"] != "counted":
-            raise RunFailed("aios did not count its bytes")
-        spec = stats["spec_decode"] or {}
-        if spec.get("failure"):
-            raise RunFailed(f"a drafter of aios failed: {spec['failure']}")
-        tokens = stats["generated_tokens"]
-        phases = {
-            of["phase"]: of["weights"] + of["kv_read"]
-            for of in stats["bytes"]
-            if of["phase"] != "prefill"
-        }
-        end = f"{stats['stop_reason']} after {tokens}"
-        return {
-            "tokens": tokens,
-            "speed": speed(tokens, stats["decode_ms"] / 1e3),
-            "mb_per_token": stats["mb_per_token"]["value"],
-            "phases": phases,
-            "tokens_per_pass": spec.get("tokens_per_pass", 1.0 if not spec else None),
-            "accept_rate": spec.get("accept_rate"),
-            "drafted": spec.get("drafted", 0),
-            "accepted": spec.get("accepted", 0),
-            "lengths": spec.get("lengths", []),
-            "drafters": spec.get("drafters", []),
-            "draft_ms": spec.get("draft_ms", 0.0),
-            "verify_ms": spec.get("verify_ms", 0.0),
-            "decode_ms": stats["decode_ms"],
-            "prefill_ms": stats["prefill_ms"],
-            # Not the text itself, which would make the file long.
-            "output": hashlib.sha256(f"{end}\n{output}".encode()).hexdigest(),
-        }
-
-    def run_peer(self, pair: Pair, arm: str, file: Path) -> tuple[Arm, str]:
-        """A sample and the output, which begins with the prompt where nothing prevents that."""
-        engine = self.llama[arm]
-        if not engine.found:
-            return {"absent": MISSING}, ""
-        # As a binary file, since the last newline would be cut off of a text.
-        command = [str(engine.path), *self.common(pair), "-bf", str(file), "--no-escape"]
-        if arm == PEER_PLAIN:
-            said = run([*command, "-no-cnv", "--no-display-prompt", *engine.extra])
-            milliseconds, count = found(PEER_EVAL, said).groups()
-            sampling = float(found(PEER_SAMPLING, said)[1])
-            # The peer counts passes here, of which the prompt's was another.
-            tokens = int(count) + 1
-            seconds = (float(milliseconds) + sampling) / 1e3
-            return {"tokens": tokens, "speed": speed(tokens, seconds)}, said.stdout
-        if arm == PEER_DRAFT:
-            command += ["--spec-type", "draft-simple", "-md", str(pair.draft)]
-            command += ["-td", str(self.options.threads)]
-        said = run([*command, *engine.extra])
-        count, taken = found(PEER_DECODED, said).groups()
-        counts = {name: int(number) for name, number in PEER_COUNT.findall(said.stderr)}
-        drafted, accepted = counts.get("n_drafted", 0), counts.get("n_accept", 0)
-        return {
-            "tokens": int(count),
-            "speed": speed(int(count), float(taken)),
-            "drafted": drafted,
-            "accepted": accepted,
-            "accept_rate": accepted / drafted if drafted else None,
-        }, said.stdout
-
-    def round(self, pair: Pair, prompt: Prompt, number: int) -> Unit:
-        """One run of each arm, so that a change of the machine's load meets them all."""
-        text = self.template(pair, prompt)
-        file = self.folder / "prompt.txt"
-        file.write_bytes(text.encode())
-        arms: dict[str, Arm] = {}
-        plain = ""
-        for arm in pair.arms:
-            try:
-                with Others() as others:
-                    if arm in self.llama:
-                        sample, output = self.run_peer(pair, arm, file)
-                    else:
-                        sample, output = self.run_aios(pair, arm, file), ""
-            except RunFailed as failure:
-                # A table that is published should not tell where the file lay.
-                reason = str(failure).replace(f"{pair.model.parent}{os.sep}", "")
-                sample, output = {"absent": reason}, ""
-            if arm == PEER_PLAIN:
-                plain = output
-            elif arm in self.llama and "speed" in sample and plain:
-                sample["same_as_plain"] = same_answer(plain, output, text)
-            if others.cores is not None and "speed" in sample:
-                sample["others"] = others.cores
-            arms[arm] = sample
-        return {
-            "model": pair.model.name,
-            "draft": pair.draft.name if pair.draft else "",
-            "prompt": prompt.name,
-            "class": prompt.kind,
-            "round": number,
-            "arms": arms,
-        }
-
-
-def same_answer(plain: str, output: str, prompt: str) -> bool | None:
-    """Whether a peer's answer is its plain one, as far as both go; None if it cannot be found.
-
-    Blank space at the ends is left out, since the programs add some of their own, and so is a
-    note of the end that only one of them makes.
-    """
-    last_line = prompt.rstrip().splitlines()[-1]
-    _, line, answer = output.rpartition(last_line)
-    if not line:
-        return None
-    one, other = (text.replace("[end of text]", "").strip() for text in (plain, answer))
-    shorter = min(len(one), len(other))
-    # The last characters may be a part of what one limit on tokens cut off and another did not.
-    kept = max(0, shorter - 1)
-    return one[:kept] == other[:kept]
-
-
-# The command line.
-
-
-def read_prompts(path: Path, classes: list[str], limit: int) -> list[Prompt]:
-    """The prompts of a file, an object a line; of each class the first `limit`, 0 for all.
+def read_prompts(options: argparse.Namespace) -> list[Prompt]:
+    """The prompts that are asked for, an object a line; of each class the first `limit`.
 
     They come in turns of a prompt of each class, so that an interrupted run has some of all.
     """
+    path, classes, limit = options.prompts, options.classes, options.limit
     prompts: list[tuple[int, Prompt]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
-            prompt = Prompt(entry["class"], entry["id"], entry["user"])
+            prompt = Prompt(entry["class"], entry["id"], entry["user"], entry.get("set", ""))
         except (ValueError, KeyError, TypeError) as error:
             raise SystemExit(f"{path}, line {number}: {error!r}") from error
         turn = sum(known.kind == prompt.kind for _, known in prompts)
-        if (not classes or prompt.kind in classes) and (limit == 0 or turn < limit):
+        wanted = not classes or prompt.kind in classes
+        wanted &= options.set is None or prompt.set == options.set
+        if wanted and (limit == 0 or turn < limit):
             prompts.append((turn, prompt))
     if not prompts:
-        raise SystemExit(f"{path} has no prompts of the classes {', '.join(classes)}")
+        raise SystemExit(f"{path} has no prompts of these classes and this set")
     return [prompt for _, prompt in sorted(prompts, key=lambda turn: turn[0])]
 
 
@@ -317,12 +85,15 @@ def arguments() -> argparse.Namespace:
     text = "only prompts of this class; may be repeated"
     parser.add_argument("--class", dest="classes", action="append", default=[], help=text)
     text = "so many prompts of each class (0, all)"
-    parser.add_argument("--limit", type=int, default=0, help=text)
-    parser.add_argument("--rounds", type=int, default=3, help="(3)")
-    parser.add_argument("--tokens", type=int, default=160, help="of an answer, at most (160)")
+    parser.add_argument("--limit", type=int, help=text)
+    text = "only prompts of this set: development or held-out"
+    parser.add_argument("--set", help=text)
+    parser.add_argument("--rounds", type=int, help="(3)")
+    parser.add_argument("--tokens", type=int, help="of an answer, at most (160)")
+    parser.add_argument("--quick", action="store_true", help=QUICK_HELP)
     parser.add_argument("--context", type=int, default=2048, help="tokens (2048)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(all cores)")
-    parser.add_argument("--cache", default="server-32mb", metavar="NAME", help=CACHE_HELP)
+    parser.add_argument("--cache", metavar="NAME", help=CACHE_HELP)
     text = "begin no round after so long; the same command with the same --json goes on"
     parser.add_argument("--minutes", type=float, help=text)
     text = "measure those rounds of --json anew in which others used the machine"
@@ -334,7 +105,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="write the table there instead of stdout")
     parser.add_argument("--json", type=Path, help="write all samples there; those there are kept")
     parser.add_argument("--plot", type=Path, help="write an SVG image there")
+    text = "put table and plot into this page, between the lines that mark their place"
+    parser.add_argument("--page", type=Path, help=text)
     options = parser.parse_args()
+    for name, value in (QUICK if options.quick else FULL).items():
+        if vars(options)[name] is None:
+            setattr(options, name, value)
+    if options.page:
+        if not options.plot:
+            parser.error("--page shows the image that --plot names")
+        try:
+            filled(options.page.read_text(encoding="utf-8"), "")
+        except (OSError, ValueError) as error:
+            parser.error(f"{options.page}: {error}")
     if min(options.rounds, options.threads, options.context) < 1 or options.tokens < 2:
         parser.error("--rounds, --threads and --context are at least 1, --tokens at least 2")
     if options.minutes is not None and not options.json:
@@ -404,6 +187,10 @@ def key(unit: Unit) -> tuple[Any, ...]:
     return tuple(unit[name] for name in ("model", "draft", "prompt", "round"))
 
 
+def key_of(pair: Pair, prompt: Prompt, number: int) -> tuple[Any, ...]:
+    return (pair.model.name, pair.draft.name if pair.draft else "", prompt.name, number)
+
+
 def disturbed(unit: Unit) -> bool:
     """Whether others used the machine while an arm ran."""
     return any(arm.get("others", 0.0) > OTHERS_LIMIT for arm in unit["arms"].values())
@@ -446,39 +233,67 @@ def warm_up(bench: Bench, pair: Pair, prompt: Prompt) -> None:
         bench.run_aios(pair, arm, file)
 
 
-def say(unit: Unit) -> None:
+def say(unit: Unit, progress: Progress) -> None:
     """A line of progress."""
     speeds = "  ".join(
         f"{arm} {sample['speed']:.1f}" if "speed" in sample else f"{arm}: {sample['absent']}"
         for arm, sample in unit["arms"].items()
     )
     place = f"{unit['model']} {unit['prompt']} round {unit['round']}"
-    print(f"{place}  {speeds}", file=sys.stderr, flush=True)
+    print(f"{progress}  {place}  {speeds}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Progress:
+    """How many rounds there are to measure, and how many were measured, the latest by this run."""
+
+    total: int
+    done: int
+    by_this_run: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self.started) / 60
+
+    def advance(self) -> None:
+        self.done += 1
+        self.by_this_run += 1
+
+    def __str__(self) -> str:
+        left = (self.total - self.done) * self.minutes / max(1, self.by_this_run)
+        return f"[{self.done} of {self.total}, about {left:.0f} min left]"
 
 
 def measure(
     bench: Bench, prompts: list[Prompt], units: list[Unit], keep: Callable[[], None]
-) -> None:
-    """Adds the rounds that are not there yet, as long as there is time. All prompts get their
-    first round before one gets its second."""
-    started = time.monotonic()
+) -> bool:
+    """Adds the rounds that are not there yet, as long as there is time; whether all are there. All
+    prompts get their first round before one gets its second."""
     options = bench.options
     done = {key(unit) for unit in units if not (options.redo_disturbed and disturbed(unit))}
-    for number in range(1, options.rounds + 1):
-        for pair in options.pairs:
-            names = (pair.model.name, pair.draft.name if pair.draft else "")
-            left = [p for p in prompts if (*names, p.name, number) not in done]
-            for place, prompt in enumerate(left):
-                minutes = (time.monotonic() - started) / 60
-                if options.minutes is not None and minutes >= options.minutes:
-                    print("out of time; the same command goes on", file=sys.stderr)
-                    return
-                if place == 0:
-                    warm_up(bench, pair, prompt)
-                unit = bench.round(pair, prompt, number)
-                units[:] = [old for old in units if key(old) != key(unit)] + [unit]
-                say(unit)
-                keep()
+    turns = [
+        (pair, prompt, number)
+        for number in range(1, options.rounds + 1)
+        for pair in options.pairs
+        for prompt in prompts
+    ]
+    left = [turn for turn in turns if key_of(*turn) not in done]
+    progress = Progress(len(turns), len(turns) - len(left))
+    warm: set[tuple[Pair, int]] = set()
+    for pair, prompt, number in left:
+        if options.minutes is not None and progress.minutes >= options.minutes:
+            print(f"{progress} out of time; the same command goes on", file=sys.stderr)
+            return False
+        if (pair, number) not in warm:
+            warm_up(bench, pair, prompt)
+            warm.add((pair, number))
+        unit = bench.round(pair, prompt, number)
+        units[:] = [old for old in units if key(old) != key(unit)] + [unit]
+        progress.advance()
+        say(unit, progress)
+        keep()
+    return True
 
 
 def simulate(bench: Bench, samples: Samples, keep: Callable[[], None]) -> None:
@@ -505,24 +320,36 @@ def main() -> int:
     version = run([str(aios.path), "--version"]).stdout.strip()
     wanted = settings(options, version)
     samples = Samples.earlier(options, wanted)
-    prompts = read_prompts(options.prompts, options.classes, options.limit)
+    prompts = read_prompts(options)
 
     def keep() -> None:
         # After each round, so that an interruption loses no other.
         if options.json:
             samples.write(options.json, wanted)
 
+    finished = False
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(aios, llama, options, Path(folder))
         try:
-            measure(bench, prompts, samples.units, keep)
+            finished = measure(bench, prompts, samples.units, keep)
         except RunFailed as failure:
             print(failure, file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("interrupted; the table is of what there is", file=sys.stderr)
-        simulate(bench, samples, keep)
-    return deliver(options, samples, environment(bench, samples.units, version))
+        if finished:
+            simulate(bench, samples, keep)
+    status = deliver(options, samples, environment(bench, samples.units, version))
+    return status if status or finished else UNFINISHED
+
+
+def filled(page: str, text: str) -> str:
+    """`page` with `text` in the place that is marked for it."""
+    before, begin, rest = page.partition(PAGE_BEGIN)
+    _, end, after = rest.partition(PAGE_END)
+    if not (begin and end):
+        raise ValueError(f"no lines '{PAGE_BEGIN}' and '{PAGE_END}'")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def deliver(options: argparse.Namespace, samples: Samples, told: dict[str, str]) -> int:
@@ -536,10 +363,15 @@ def deliver(options: argparse.Namespace, samples: Samples, told: dict[str, str])
     text = report(samples.units, curves, told)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
-    else:
+    elif not options.page:
         print(text, end="")
     if options.plot:
         options.plot.write_text(plot(samples.units, curves), encoding="utf-8")
+    if options.page:
+        image = os.path.relpath(options.plot, options.page.parent)
+        shown = f"![Tokens per pass and MB per token by class of prompts]({image})\n\n{text}"
+        page = options.page.read_text(encoding="utf-8")
+        options.page.write_text(filled(page, shown), encoding="utf-8")
     wrong = faults(samples.units)
     for fault in wrong:
         print(f"FAULT: {fault}", file=sys.stderr)

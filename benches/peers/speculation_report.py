@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Callable, Iterable
 
+from compare import CONFIDENCE, SEED
 from simulated import Curve, mb_per_token
 
 OFF, AUTO, DRAFT = "off", "auto", "draft"
@@ -28,6 +30,8 @@ EDIT_BYTES_MAX = 0.30
 CHAT_BYTES_MAX = {AUTO: 0.87, DRAFT: 0.85}
 
 MISSING, NONE = "missing", "–"
+# Of several, the first of these is the row's.
+STATES = ("missed", "undecided", "unknown", "met")
 
 # A unit is one round of one prompt with one pair of files: every arm's sample, by the arm's name.
 Unit = dict[str, Any]
@@ -36,45 +40,58 @@ Arm = dict[str, Any]
 Curves = dict[str, Curve]
 
 
+# What the other prompts were not: nothing was set by these.
+HELD_OUT = "held-out"
+
+# Fewer than compare.py's, since a page has hundreds of intervals.
+RESAMPLES = 2000
+
+
 @dataclass(frozen=True)
 class Spread:
-    """The median over prompts, with the lowest and the highest."""
+    """The median over prompts with its bootstrap interval, and the lowest."""
 
     median: float
     low: float
     high: float
+    least: float
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread | None:
         known = list(values)
-        return cls(statistics.median(known), min(known), max(known)) if known else None
+        if not known:
+            return None
+        # Its own generator, so that an interval does not depend on what else is computed.
+        generator = random.Random(SEED)
+        medians = sorted(
+            statistics.median(generator.choices(known, k=len(known))) for _ in range(RESAMPLES)
+        )
+        tail = round(RESAMPLES * (1 - CONFIDENCE) / 2)
+        return cls(statistics.median(known), medians[tail], medians[-tail - 1], min(known))
 
 
 @dataclass(frozen=True)
 class Check:
-    """A target of a row and whether it was met, None if that is not known."""
+    """A target of a row: met if the whole interval is within it, missed if none of it is."""
 
     text: str
-    met: bool | None
+    state: str
 
     @classmethod
     def least(cls, what: str, target: float, found: Spread | None) -> Check:
-        met = None if found is None else found.median >= target
-        return cls(f"{what} ≥ {target:.2f}", met)
-
-    @classmethod
-    def above(cls, what: str, target: float, found: Spread | None) -> Check:
-        met = None if found is None else found.median > target
-        return cls(f"{what} > {target:.2f}", met)
+        state = "unknown"
+        if found is not None:
+            state = "missed" if found.high < target else "undecided"
+            state = "met" if found.low >= target else state
+        return cls(f"{what} ≥ {target:.2f}", state)
 
     @classmethod
     def most(cls, what: str, target: float, found: Spread | None) -> Check:
-        met = None if found is None else found.median <= target
-        return cls(f"{what} ≤ {target:.2f}", met)
-
-    @property
-    def state(self) -> str:
-        return {True: "met", False: "missed", None: "unknown"}[self.met]
+        state = "unknown"
+        if found is not None:
+            state = "missed" if found.low > target else "undecided"
+            state = "met" if found.high <= target else state
+        return cls(f"{what} ≤ {target:.2f}", state)
 
 
 @dataclass
@@ -86,6 +103,8 @@ class Row:
     mode: str
     kind: str
     prompts: int
+    tokens_s: Spread | None = None
+    tokens_s_plain: Spread | None = None
     speed: Spread | None = None
     speed_where_drafted: Spread | None = None
     mb: Spread | None = None
@@ -96,6 +115,8 @@ class Row:
     simulated_bytes: Spread | None = None
     tokens_per_pass: Spread | None = None
     accepted: Spread | None = None
+    peer_tokens_s: Spread | None = None
+    peer_tokens_s_plain: Spread | None = None
     peer_gain: Spread | None = None
     peer: Spread | None = None
     peer_absent: str = NONE
@@ -104,7 +125,7 @@ class Row:
     @property
     def verdict(self) -> str:
         states = [check.state for check in self.checks]
-        state = next((s for s in ("missed", "unknown", "met") if s in states), "unknown")
+        state = next((s for s in STATES if s in states), "unknown")
         each = "; ".join(f"{check.text}: {check.state}" for check in self.checks)
         return f"**{state}** ({each})"
 
@@ -137,6 +158,12 @@ def row(units: list[Unit], mode: str, curves: Curves) -> Row:
     prompts = len({unit["prompt"] for unit in units})
     rival = RIVAL[mode]
     made = Row(first["model"], first["draft"], mode, first["class"], prompts)
+
+    def tokens_s(arm: str) -> Spread | None:
+        return Spread.of(per_prompt(units, (arm,), lambda sample: sample["speed"]))
+
+    made.tokens_s, made.tokens_s_plain = tokens_s(mode), tokens_s(OFF)
+    made.peer_tokens_s, made.peer_tokens_s_plain = tokens_s(rival), tokens_s(PEER_PLAIN)
     made.speed = Spread.of(per_prompt(units, (mode, OFF), faster))
     drafted = [unit for unit in units if unit["arms"].get(mode, {}).get("drafted")]
     made.speed_where_drafted = Spread.of(per_prompt(drafted, (mode, OFF), faster))
@@ -186,8 +213,8 @@ def checks(made: Row) -> list[Check]:
         if big:
             found.append(Check.most("bytes", CHAT_BYTES_MAX[made.mode], made.bytes))
         if made.speed_where_drafted:
-            found.append(Check.above("speed if drafted", DRAFTED_MIN, made.speed_where_drafted))
-    found.append(Check.above("peer", PEER_MIN, made.peer))
+            found.append(Check.least("speed if drafted", DRAFTED_MIN, made.speed_where_drafted))
+    found.append(Check.least("peer", PEER_MIN, made.peer))
     return found
 
 
@@ -207,34 +234,56 @@ def rows(units: list[Unit], curves: Curves) -> list[Row]:
 
 
 COLUMNS = (
-    "file", "mode", "class", "prompts", "speed / plain", "MB/token, counted", "counted / plain",
-    "MB/token, simulated", "tokens per pass", "accepted", "llama.cpp's / its plain",
-    "aios / llama.cpp's", "verdict",
+    "file", "mode", "class", "prompts", "tok/s, plain and drafted", "speed / plain",
+    "slowest prompt", "MB/token, counted", "counted / plain", "MB/token, simulated",
+    "simulated / plain", "tokens per pass", "accepted", "llama.cpp's tok/s, plain and drafted",
+    "llama.cpp's / its plain", "aios / llama.cpp's", "verdict",
 )  # fmt: skip
 
 
 def wide(spread: Spread | None) -> str:
-    if spread is None:
+    return f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]" if spread else NONE
+
+
+def both(one: Spread | None, other: Spread | None, digits: int) -> str:
+    """Two medians, plain decoding's first."""
+    if one is None or other is None:
         return NONE
-    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+    return f"{one.median:.{digits}f}, {other.median:.{digits}f}"
 
 
 def cells(made: Row) -> list[str]:
     mode = MODES[made.mode] + (f" {made.draft}" if made.mode == DRAFT else "")
-
-    def of_plain(one: Spread | None, other: Spread | None) -> str:
-        return f"{one.median:.0f} of {other.median:.0f}" if one and other else NONE
-
-    counted = of_plain(made.mb, made.mb_plain)
-    simulated = of_plain(made.simulated_mb, made.simulated_mb_plain)
-    accepted = f"{made.accepted.median:.0%}" if made.accepted else NONE
     absent = made.peer_absent
     return [
-        made.model, mode, made.kind, str(made.prompts), wide(made.speed), counted,
-        wide(made.bytes), simulated, wide(made.tokens_per_pass), accepted,
+        made.model, mode, made.kind, str(made.prompts),
+        both(made.tokens_s_plain, made.tokens_s, 1), wide(made.speed),
+        f"{made.speed.least:.2f}" if made.speed else NONE,
+        both(made.mb_plain, made.mb, 0), wide(made.bytes),
+        both(made.simulated_mb_plain, made.simulated_mb, 0), wide(made.simulated_bytes),
+        wide(made.tokens_per_pass), f"{made.accepted.median:.0%}" if made.accepted else NONE,
+        both(made.peer_tokens_s_plain, made.peer_tokens_s, 1),
         wide(made.peer_gain) if made.peer_gain else absent,
         wide(made.peer) if made.peer else absent, made.verdict,
     ]  # fmt: skip
+
+
+HELD_OUT_COLUMNS = ("speed / plain", "counted / plain", "tokens per pass", "aios / llama.cpp's")
+
+
+def held_out(units: list[Unit], curves: Curves) -> list[str]:
+    """The same of the prompts by which nothing was set."""
+    made = rows([unit for unit in units if unit.get("set") == HELD_OUT], curves)
+    if not made:
+        return []
+    lines = [f"The {HELD_OUT} prompts alone, by which no setting was chosen:", ""]
+    columns = ("file", "mode", "class", "prompts", *HELD_OUT_COLUMNS)
+    lines += ["| " + " | ".join(columns) + " |", "|---|---|---|" + "---:|" * 5]
+    for of in made:
+        figures = (of.speed, of.bytes, of.tokens_per_pass, of.peer)
+        found = [of.model, MODES[of.mode], of.kind, str(of.prompts), *map(wide, figures)]
+        lines.append("| " + " | ".join(found) + " |")
+    return [*lines, ""]
 
 
 def faults(units: list[Unit]) -> list[str]:
@@ -269,18 +318,20 @@ def divergences(units: list[Unit]) -> list[str]:
 
 def report(units: list[Unit], curves: Curves, told: dict[str, str]) -> str:
     """The page: table, what it means, faults, and the circumstances."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---:|" * 9 + "---|"]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---:|" * 13 + "---|"]
     for made in rows(units, curves):
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells(made)) + " |")
-    lines += ["", "Medians over the prompts of a class, in brackets the lowest and the highest; a"]
-    lines += ["prompt's figure is the median of its rounds. MB/token is without the prompt's."]
+    lines += ["", "Medians over the prompts of a class, a prompt's figure being the median of its"]
+    lines += [f"rounds; in brackets the {CONFIDENCE:.0%} bootstrap interval over the prompts. A"]
+    lines += ["target is met if its whole interval is, and missed if none of it is. MB/token is"]
+    lines += ["without the prompt's."]
     wrong = faults(units)
     if wrong:
         lines += ["", "**Faults of aios**:", "", *(f"- {fault}" for fault in wrong)]
     else:
         lines += ["", "The output of aios is the same with and without drafts in every run."]
     lines += [line for said in divergences(units) for line in ("", said)]
-    lines += ["", *guesses(units), *absences(units)]
+    lines += ["", *held_out(units, curves), *guesses(units), *absences(units)]
     lines += [f"- {key}: {value}" for key, value in told.items()]
     return "\n".join(lines) + "\n"
 

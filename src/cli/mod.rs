@@ -19,6 +19,7 @@ mod embed;
 mod headroom;
 mod inspect;
 mod logits;
+mod lookup;
 mod memory;
 mod models;
 mod output;
@@ -27,6 +28,7 @@ mod persona;
 mod plan;
 mod profile;
 mod progress;
+mod prompts;
 mod provenance;
 mod recording;
 mod registry;
@@ -129,6 +131,7 @@ enum Command {
     Headroom(headroom::HeadroomArgs),
     Simulate(simulate::SimulateArgs),
     Acceptance(acceptance::AcceptanceArgs),
+    Lookup(lookup::LookupArgs),
     Memory(memory::MemoryCommand),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
@@ -194,6 +197,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Headroom(args) => headroom::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
+        Command::Lookup(args) => lookup::run(&args),
         Command::Memory(command) => memory::run(&command, &place),
         Command::Profile(args) => profile::run(&args),
         Command::Plan(args) => plan::run(&args),

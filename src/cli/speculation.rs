@@ -1,6 +1,7 @@
 //! Speculative decoding from the command line: which drafters, and what passes cost here.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -18,8 +19,9 @@ use super::{Usage, WeightArgs, model_file};
 use crate::interrupt::Interrupt;
 use crate::models::cache_folder;
 
-/// The longest text that look-up is given besides the conversation.
-const CORPUS_BYTES_MAX: u64 = 64 << 20;
+/// The most text that look-up is given besides the conversation: it takes some 40 bytes of memory
+/// for each, and a second for half a megabyte.
+const CORPUS_BYTES_MAX: u64 = 16 << 20;
 
 /// In contexts of so many tokens and more, passes are timed alike.
 const CONTEXT_TIMED: usize = 2048;
@@ -34,6 +36,7 @@ pub struct SpecArgs {
     #[arg(long, value_name = "FILE|NAME")]
     pub model_draft: Option<String>,
     /// A text whose passages may come up again; look-up searches it as it does the conversation.
+    /// May be given several times, for 16 MiB in all.
     #[arg(long, value_name = "PATH")]
     pub spec_corpus: Vec<PathBuf>,
     /// The most tokens to draft for a pass.
@@ -150,24 +153,57 @@ impl SpecArgs {
         let model = weights.load(&path, false, interrupt)?;
         // It is small, and its bytes were taken off the target's budget.
         let options = ExecutorOptions { ram: None, ..options.clone() };
-        DraftModel::new(model, target, options)
-            .with_context(|| format!("{} cannot draft", path.display()))
+        let context = options.context;
+        let draft = DraftModel::new(model, target, options)
+            .with_context(|| format!("{} cannot draft", path.display()))?;
+        if draft.context() < context {
+            let most = draft.context();
+            tracing::warn!(
+                "{} was made for {most} tokens; of the context's {context}, those beyond are \
+                 drafted without it",
+                path.display()
+            );
+        }
+        Ok(draft)
     }
 
     fn corpora(&self, target: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
         let tokenizer = target.tokenizer()?;
+        let mut left = CORPUS_BYTES_MAX;
         let read = |path: &PathBuf| -> anyhow::Result<Vec<u32>> {
-            let what = || format!("cannot read the corpus {}", path.display());
-            let bytes = fs::metadata(path).with_context(what)?.len();
-            if bytes > CORPUS_BYTES_MAX {
-                let most = CORPUS_BYTES_MAX >> 20;
-                anyhow::bail!("the corpus {} has more than {most} MiB", path.display());
-            }
-            let text = fs::read_to_string(path).with_context(what)?;
+            let text = read_corpus(path, left)?;
+            left -= text.len() as u64;
             Ok(tokenizer.encode(&text, ParseSpecial::No))
         };
         self.spec_corpus.iter().map(read).collect()
     }
+}
+
+/// The text of a corpus, at most `most` bytes.
+fn read_corpus(path: &Path, most: u64) -> anyhow::Result<String> {
+    let what = || format!("cannot read the corpus {}", path.display());
+    // A device or a pipe may never end, and opening it may wait for ever.
+    anyhow::ensure!(
+        fs::metadata(path).with_context(what)?.is_file(),
+        "the corpus {} is not a regular file",
+        path.display()
+    );
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).with_context(what)?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).with_context(what)?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= most,
+        "{} makes more than {} MiB of corpora; give a part of it",
+        path.display(),
+        CORPUS_BYTES_MAX >> 20
+    );
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!(
+            "the corpus {} is not text: byte {at} is no part of a UTF-8 character",
+            path.display()
+        )
+    })
 }
 
 /// What passes cost on this machine, and the file where that is kept.
@@ -277,6 +313,22 @@ mod tests {
     use aios_engine::{Limits, PassCurve, SamplerOptions};
 
     use super::*;
+
+    #[test]
+    fn corpora_that_are_no_texts_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("corpus");
+        let refused = |most: u64| read_corpus(&path, most).unwrap_err().to_string();
+        assert!(refused(9).contains("cannot read the corpus"));
+        fs::write(&path, "four").unwrap();
+        assert_eq!(read_corpus(&path, 4).unwrap(), "four");
+        assert!(refused(3).contains("more than 16 MiB"));
+        fs::write(&path, b"ab\xff").unwrap();
+        assert!(refused(9).contains("not text: byte 2"), "{}", refused(9));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(refused(9).contains("not a regular file"));
+    }
 
     #[test]
     fn what_was_learned_is_kept_if_it_is_another_picture() {

@@ -83,6 +83,11 @@ impl DraftModel {
         self.executor.model()
     }
 
+    /// The positions up to which it drafts.
+    pub fn context(&self) -> usize {
+        self.executor.context()
+    }
+
     /// The executor, to be timed; what is in its cache is forgotten.
     pub fn executor(&mut self) -> &mut Executor {
         self.tokens.clear();

@@ -260,7 +260,7 @@ impl Speculation {
             *thought = entry.kind().zip(entry.drafter.first());
         }
         (self.depth, self.draft_ms) = (target.history.len().saturating_sub(1), 0.0);
-        self.chosen = self.choose(target.history, room.min(PASS_MAX - 1));
+        self.chosen = self.choose(target.history, room);
         let Some(chosen) = self.chosen else { return Ok(Vec::new()) };
         let unread = self.entries[chosen.entry].drafter.unread(target.history);
         let mut draft = self.ask(chosen, target)?;
@@ -296,8 +296,10 @@ impl Speculation {
         Ok(draft)
     }
 
-    /// The drafter to ask for a pass after `history`, and for how many tokens.
-    fn choose(&mut self, history: &[u32], room: usize) -> Option<Chosen> {
+    /// The drafter to ask for a pass after `history`, and for how many tokens; the answer has at
+    /// most `left` tokens after the pass's own.
+    fn choose(&mut self, history: &[u32], left: usize) -> Option<Chosen> {
+        let room = left.min(PASS_MAX - 1);
         let kinds: Vec<Option<usize>> = self.entries.iter().map(Entry::kind).collect();
         let able = kinds.iter().enumerate().filter_map(|(entry, kind)| Some((entry, (*kind)?)));
         let (costs, most) = match &self.length {
@@ -325,9 +327,11 @@ impl Speculation {
             offers.retain(|offer| offer.entry != Some(index));
             let other = Offer::best(&offers, ahead)?;
             // Reading is worth it once what it would have saved so far has come to what it takes:
-            // then it costs at most twice what was best, however long the answer turns out.
+            // then it costs at most twice what was best, however long the answer turns out. What
+            // is left of the answer must be able to give it back, too.
             let gain = (best.tokens / other.speed() - best.ms).max(0.0);
-            if entry.forgone_ms + gain >= catch_up {
+            let to_come = gain * left as f64 / best.tokens;
+            if entry.forgone_ms + gain >= catch_up && to_come >= catch_up {
                 entry.forgone_ms = 0.0;
                 let kind = kinds[index]?;
                 let (most, speed) = (best.drafted, best.speed());

@@ -359,14 +359,15 @@ fn a_model_reads_what_it_missed_once_that_pays() {
     let all = [&prompt[..], &answer].concat();
     let curve = |first, last| PassCurve::new(vec![(1, first), (16, last)]);
     let costs = PassCosts::known(curve(10.0, 25.0).expect("a curve"), curve(2.0, 32.0));
-    let passes = |tokens| {
+    let passes_of = |answer: &[u32], tokens| {
         let model = Unread { all: all.clone(), tokens };
         let drafters: Vec<Box<dyn Drafter>> = vec![Box::new(Lookup::default()), Box::new(model)];
         let length = Length::Auto { costs: costs.clone(), most: 15 };
         let mut speculation = Speculation::new(drafters, length);
-        let stats = replay(&mut speculation, &prompt, &answer).expect("no failure").stats;
+        let stats = replay(&mut speculation, &prompt, answer).expect("no failure").stats;
         (stats.passes, stats.lengths[0])
     };
+    let passes = |tokens| passes_of(&answer, tokens);
     let (at_once, plain) = passes(1);
     assert!(at_once < 60 && plain <= 1, "{at_once} {plain}");
     // 30 tokens take 60 ms, which a few milliseconds a pass come to after some passes.
@@ -374,4 +375,6 @@ fn a_model_reads_what_it_missed_once_that_pays() {
     assert!((5..40).contains(&plain) && later > at_once, "{later} {plain}");
     // What would take longer than everything it could save is never read.
     assert_eq!(passes(5000), (199, 199));
+    // Nor what the rest of the answer is too short to give back.
+    assert_eq!(passes_of(&answer[..30], 30), (29, 29));
 }

@@ -110,6 +110,9 @@ impl Context {
         if executor.screens_head() {
             on.push("screen");
         }
+        if executor.skips_zeros() {
+            on.push("zeros");
+        }
         if executor.residency().budget_bytes.is_some() {
             on.push("budget");
         }
@@ -324,10 +327,17 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
             None => plan_folder(model).map_err(|error| format!("{error:#}"))?,
         };
         let (_, stamp) = model.identity().map_err(|error| error.to_string())?;
-        let plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
+        let mut plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
+        let pays = plan.manifest.ffn.as_ref().map(|ffn| ffn.pays);
+        let skips = pays.is_some_and(|pays| pays || mode == AIOS_PLAN_ON);
+        if skips {
+            model
+                .adopt_neurons(&mut plan, aios_engine::ZeroLimits::TIME)
+                .map_err(|error| error.to_string())?;
+        }
         let screen = &plan.manifest.screen;
         if mode == AIOS_PLAN_AUTO && !screen.pays {
-            return Ok(false);
+            return Ok(skips);
         }
         let most = screen.positions_most;
         model.adopt(plan, most).map(|()| true).map_err(|error| error.to_string())

@@ -32,11 +32,12 @@ pub use encoder::{
 pub use error::EngineError;
 pub use forward::{
     Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
+    ZeroStats,
 };
 pub use meter::{Inner, Observer};
 pub use model::{
-    AdoptError, AliasError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile,
-    Shared, TensorError, repacked_files,
+    AdoptError, AliasError, FfnNeurons, HeadScreen, LoadError, Model, RepackError, Repacked,
+    RepackedFile, Shared, TensorError, ZeroLimits, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -14,6 +14,7 @@ mod isa;
 mod layers;
 mod math;
 mod matmul;
+mod neurons;
 mod panel;
 mod pool;
 mod shared;
@@ -32,6 +33,9 @@ pub use isa::{Isa, IsaError, IsaName};
 pub use layers::{Norm, Rotation, activate, add, norm, norm_in_place, rotate, scale, softcap};
 pub use matmul::{
     Inner, Input, Matrix, MatrixError, Product, dot_rows, inner, matmul, scale_block,
+};
+pub use neurons::{
+    ActiveNeurons, NeuronShape, Neurons, NotFiniteScale, finite_scales, neurons, pack_neurons,
 };
 pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aios_engine::{Model, RepackError};
+use aios_engine::{Model, RepackError, ZeroLimits};
 use aios_residency::plan::{Plan, PlanError};
 use clap::{Args, ValueEnum};
 
@@ -33,9 +33,13 @@ pub struct WeightArgs {
     /// saves time. Results are the same.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
     pub screen: ScreenMode,
+    /// Whether passes of one token skip neurons whose output is zero, by a plan of a model with
+    /// ReLU: auto where the profiler found that it saves time. Results are the same.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
+    pub zeros: ScreenMode,
 }
 
-/// When the output matrix is screened.
+/// When a part of a plan is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScreenMode {
     /// Whenever there is a plan.
@@ -44,6 +48,17 @@ pub enum ScreenMode {
     Off,
     /// Where there is a plan that found it to save time.
     Auto,
+}
+
+impl ScreenMode {
+    /// Whether what pays or does not is followed.
+    const fn follows(self, pays: bool) -> bool {
+        match self {
+            Self::On => true,
+            Self::Off => false,
+            Self::Auto => pays,
+        }
+    }
 }
 
 impl WeightArgs {
@@ -63,7 +78,8 @@ impl WeightArgs {
             return Ok(Model::load(path)?);
         }
         let model = self.load_unplanned(path, interrupt)?;
-        if !self.no_plan && self.screen != ScreenMode::Off {
+        let unwanted = [self.screen, self.zeros].iter().all(|mode| *mode == ScreenMode::Off);
+        if !self.no_plan && !unwanted {
             self.follow(&model);
         }
         Ok(model)
@@ -78,20 +94,38 @@ impl WeightArgs {
                  (--no-plan does without)"
             ));
         };
-        let asked = self.plan.is_some() || self.screen == ScreenMode::On;
+        let modes = [self.screen, self.zeros];
+        let asked = self.plan.is_some() || modes.contains(&ScreenMode::On);
         let Some(folder) = self.plan.clone().or_else(|| plan_folder(model).ok()) else { return };
         let plan = match model.identity() {
             Ok((_, stamp)) => Plan::open(&folder, &stamp, &hardware()),
             Err(error) => return refused(&error),
         };
-        let plan = match plan {
+        let mut plan = match plan {
             Ok(plan) => plan,
             Err(PlanError::Missing { .. }) if !asked => return,
             Err(error) => return refused(&error),
         };
+        if let Some(ffn) = plan.manifest.ffn.clone()
+            && self.zeros.follows(ffn.pays)
+        {
+            let limits = match self.zeros {
+                ScreenMode::On => ZeroLimits::BYTES,
+                _ => ZeroLimits::TIME,
+            };
+            match model.adopt_neurons(&mut plan, limits) {
+                Ok(()) => terminal.notice(&format!(
+                    "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of \
+                     feed-forward weights for a token, same results (--zeros off does without)",
+                    megabytes(ffn.read_bytes),
+                    megabytes(ffn.whole_bytes),
+                )),
+                Err(error) => return refused(&error),
+            }
+        }
         let screen = &plan.manifest.screen;
-        if !screen.pays && self.screen == ScreenMode::Auto {
-            return tracing::info!("the plan found that screening the head saves no time here");
+        if !self.screen.follows(screen.pays) {
+            return tracing::info!("the head is not screened: it saves no time here, or is off");
         }
         let (most, fraction) = (screen.positions_most, screen.greedy.fraction);
         let group = model.bytes_per_token();

@@ -6,6 +6,7 @@ mod head;
 mod project;
 mod screen;
 mod trace;
+mod zeros;
 
 use crate::cache::KvCache;
 use crate::error::EngineError;
@@ -23,9 +24,11 @@ use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
 use trace::Trace;
+use zeros::Zeroing;
 
 pub use screen::{Chooser, Scores, ScreenStats};
 pub use trace::StateDigest;
+pub use zeros::ZeroStats;
 
 /// How an executor is set up.
 #[derive(Clone, Debug)]
@@ -91,6 +94,7 @@ pub struct Executor {
     state: State,
     meter: Meter,
     screening: Screening,
+    zeroing: Zeroing,
     trace: Option<Trace>,
     len: usize,
 }
@@ -175,7 +179,9 @@ impl Executor {
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
         let screening = Screening::new(model.head_screen().cloned());
-        Ok(Self { model, options, context, cache, state, meter, screening, trace: None, len: 0 })
+        let zeroing = Zeroing::new(model.ffn_neurons().cloned());
+        let trace = None;
+        Ok(Self { model, options, context, cache, state, meter, screening, zeroing, trace, len: 0 })
     }
 
     /// The model.

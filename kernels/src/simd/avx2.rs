@@ -414,6 +414,24 @@ impl Simd for Avx2 {
         simd!([_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])])
     }
     #[inline(always)]
+    fn interleave(self, x: [I; 4]) -> [I; 4] {
+        let half = |h: usize| {
+            let [a, b, c, d] = x.map(|x| x[h]);
+            simd!({
+                let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+                let (high_ab, high_cd) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+                [
+                    _mm256_unpacklo_epi16(ab, cd),
+                    _mm256_unpackhi_epi16(ab, cd),
+                    _mm256_unpacklo_epi16(high_ab, high_cd),
+                    _mm256_unpackhi_epi16(high_ab, high_cd),
+                ]
+            })
+        };
+        let [first, second] = [half(0), half(1)];
+        std::array::from_fn(|j| [first[j], second[j]])
+    }
+    #[inline(always)]
     fn lookup(self, x: I, table: &[u8; 16]) -> I {
         simd!({
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));

@@ -384,6 +384,19 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         simd!(_mm512_or_si512(a, b))
     }
     #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [I; 4]) -> [I; 4] {
+        simd!({
+            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+            let (high_ab, high_cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+            [
+                _mm512_unpacklo_epi16(ab, cd),
+                _mm512_unpackhi_epi16(ab, cd),
+                _mm512_unpacklo_epi16(high_ab, high_cd),
+                _mm512_unpackhi_epi16(high_ab, high_cd),
+            ]
+        })
+    }
+    #[inline(always)]
     fn lookup(self, x: I, table: &[u8; 16]) -> I {
         simd!({
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));

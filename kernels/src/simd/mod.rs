@@ -232,6 +232,9 @@ pub(crate) trait Simd: Copy + 'static {
     fn upper_half(self, x: Self::B, half: usize) -> Self::B;
     /// a | b.
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Puts bytes of four vectors side by side: lane 4l + i of vector j of the result has byte
+    /// 16l + 4j + i of each, in their order.
+    fn interleave(self, x: [Self::B; 4]) -> [Self::B; 4];
     /// `table[x]` for each byte, all of which are below 16.
     fn lookup(self, x: Self::B, table: &[u8; 16]) -> Self::B;
     /// Partial sums that are all `start`, which only a set with [`Self::WIDE`] can hold.

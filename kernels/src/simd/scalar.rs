@@ -232,6 +232,15 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
+    fn interleave(self, x: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
+        std::array::from_fn(|j| {
+            std::array::from_fn(|at| {
+                let (lane, source) = (at / 4, at % 4);
+                x[source][16 * (lane / 4) + 4 * j + lane % 4]
+            })
+        })
+    }
+    #[inline(always)]
     fn lookup(self, x: [u8; 64], table: &[u8; 16]) -> [u8; 64] {
         x.map(|x| table[usize::from(x & 15)])
     }

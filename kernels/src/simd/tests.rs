@@ -513,6 +513,10 @@ impl Op for Turned {
             }
             let table: [u8; 16] = random.array(|r| r.byte(0, 255));
             bytes("lookup", s.lookup(nibbles, &table));
+            let turned = [nibbles, s.bits(x, 0, 15), s.bits(x, 3, 16), s.bits(x, 6, 3)];
+            for (j, v) in s.interleave(turned).into_iter().enumerate() {
+                bytes(&format!("interleave {j}"), v);
+            }
             bytes("or", s.or(nibbles, s.bits(x, 0, 0x60)));
             let first: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());
             let second: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());

@@ -8,8 +8,8 @@ mod table;
 mod tests;
 
 pub use manifest::{
-    Hardware, HeadMatrix, Manifest, Quality, SCHEMA, ScreenReport, Screened, Source, TableEntry,
-    Times, hex,
+    FfnReport, Hardware, HeadMatrix, Manifest, Quality, SCHEMA, ScreenReport, Screened, Source,
+    TableEntry, Times, hex,
 };
 pub use table::{NUMBERS, Table, TableKind, TableWriter};
 

@@ -28,6 +28,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         quality: Quality::Exact,
         llc_bytes: None,
         tables: vec![table],
+        ffn: None,
         screen: ScreenReport {
             pays: true,
             positions_most: 2,

@@ -15,7 +15,7 @@ use aios_contract::TensorName;
 use aios_engine::tokenizer::{ParseSpecial, RenderSpecial, Tokenizer};
 use aios_engine::{
     EngineError, Executor, ExecutorOptions, Model, RowActivity, Scores, Shared, Want, WeightBlocks,
-    argmax,
+    ZeroLimits, argmax,
 };
 use aios_kernels::Isa;
 use aios_residency::plan::Plan;
@@ -328,12 +328,12 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
         };
         let (_, stamp) = model.identity().map_err(|error| error.to_string())?;
         let mut plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
-        let pays = plan.manifest.ffn.as_ref().map(|ffn| ffn.pays);
-        let skips = pays.is_some_and(|pays| pays || mode == AIOS_PLAN_ON);
-        if skips {
-            model
-                .adopt_neurons(&mut plan, aios_engine::ZeroLimits::TIME)
-                .map_err(|error| error.to_string())?;
+        let ffn = plan.manifest.ffn.clone();
+        let ffn = ffn.filter(|ffn| ffn.pays || mode == AIOS_PLAN_ON);
+        let skips = ffn.is_some();
+        if let Some(ffn) = ffn {
+            let limits = ZeroLimits::of(&ffn);
+            model.adopt_neurons(&mut plan, limits).map_err(|error| error.to_string())?;
         }
         let screen = &plan.manifest.screen;
         if mode == AIOS_PLAN_AUTO && !screen.pays {

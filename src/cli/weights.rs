@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aios_engine::{Model, RepackError, ZeroLimits};
+use aios_engine::{AdoptError, Model, RepackError, ZeroLimits};
 use aios_residency::plan::{Plan, PlanError};
 use clap::{Args, ValueEnum};
 
-use super::Terminal;
 use super::plan::{hardware, plan_folder};
+use super::{Terminal, Usage};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::models::{Observer, cache_folder};
 
@@ -74,6 +74,12 @@ impl WeightArgs {
         exact: bool,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
+        for (option, mode) in [("--screen", self.screen), ("--zeros", self.zeros)] {
+            if self.no_plan && mode == ScreenMode::On {
+                let what = format!("{option} on follows a plan, which --no-plan does not look for");
+                return Err(Usage(what).into());
+            }
+        }
         if exact {
             return Ok(Model::load(path)?);
         }
@@ -106,22 +112,8 @@ impl WeightArgs {
             Err(PlanError::Missing { .. }) if !asked => return,
             Err(error) => return refused(&error),
         };
-        if let Some(ffn) = plan.manifest.ffn.clone()
-            && self.zeros.follows(ffn.pays)
-        {
-            let limits = match self.zeros {
-                ScreenMode::On => ZeroLimits::BYTES,
-                _ => ZeroLimits::TIME,
-            };
-            match model.adopt_neurons(&mut plan, limits) {
-                Ok(()) => terminal.notice(&format!(
-                    "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of \
-                     feed-forward weights for a token, same results (--zeros off does without)",
-                    megabytes(ffn.read_bytes),
-                    megabytes(ffn.whole_bytes),
-                )),
-                Err(error) => return refused(&error),
-            }
+        if let Err(error) = self.follow_neurons(model, &mut plan) {
+            return refused(&error);
         }
         let screen = &plan.manifest.screen;
         if !self.screen.follows(screen.pays) {
@@ -140,6 +132,38 @@ impl WeightArgs {
             )),
             Err(error) => refused(&error),
         }
+    }
+
+    /// Follows what a plan says of zero neurons.
+    fn follow_neurons(&self, model: &Model, plan: &mut Plan) -> Result<(), AdoptError> {
+        let terminal = Terminal::new();
+        let Some(ffn) = plan.manifest.ffn.clone() else {
+            if self.zeros == ScreenMode::On {
+                let name = model.config().ffn.activation.name();
+                terminal.notice(&format!(
+                    "no neurons are skipped: the plan has none, as the model's activation is \
+                     {name}, or its down projections are in a format for which there are none"
+                ));
+            }
+            return Ok(());
+        };
+        let limits = match self.zeros {
+            ScreenMode::On => ZeroLimits::BYTES,
+            ScreenMode::Auto if ffn.pays => ZeroLimits::of(&ffn),
+            ScreenMode::Auto => {
+                tracing::info!("zero neurons are computed: skipping them saves no time here");
+                return Ok(());
+            }
+            ScreenMode::Off => return Ok(()),
+        };
+        model.adopt_neurons(plan, limits)?;
+        terminal.notice(&format!(
+            "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of feed-forward \
+             weights for a token, same results (--zeros off does without)",
+            megabytes(ffn.read_bytes),
+            megabytes(ffn.whole_bytes),
+        ));
+        Ok(())
     }
 
     /// Loads the model in the file at `path`. Repacked weights are made on the first use of a

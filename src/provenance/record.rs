@@ -322,6 +322,9 @@ pub struct Plan {
     pub screen_sha256: Option<String>,
     /// The most positions of a pass that it screened.
     pub screen_positions_most: Option<u64>,
+    /// The SHA-256 of the table by which zero neurons were skipped; null if none were.
+    #[serde(default)]
+    pub zeros_sha256: Option<String>,
     /// The most memory that the process has had resident.
     pub peak_resident_bytes: Option<u64>,
 }

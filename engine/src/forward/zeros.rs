@@ -63,7 +63,7 @@ impl Executor {
         let reads_down = [Some(&ffn.down.tensor), None, None];
         zeroing.stats.neurons += len as u64;
         match &ffn.input {
-            FfnInput::Gated { gate, up } if table.skips_up() => {
+            FfnInput::Gated { gate, up } if table.skips_up() && limits.up_of_ten > 0 => {
                 let up_of_ten = limits.up_of_ten;
                 let both = GateFirst { gate, up, function, len, up_of_ten };
                 both.run(context, state, (blocks, meter), zeroing);

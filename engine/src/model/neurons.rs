@@ -4,7 +4,7 @@ use super::{AdoptError, FfnInput, Model, Projection};
 use aios_kernels::{
     NeuronShape, Neurons, NotFiniteScale, Pool, finite_scales, pack_neurons, scale_block,
 };
-use aios_residency::plan::{NUMBERS, Plan, Table, TableKind};
+use aios_residency::plan::{FfnReport, NUMBERS, Plan, Table, TableKind};
 use std::sync::Arc;
 
 /// How much is skipped, at least, for it to be skipped at all.
@@ -13,27 +13,31 @@ pub struct ZeroLimits {
     /// Of ten bytes of a down projection, how many the neurons that are not zero may take; else it
     /// is read whole.
     pub down_of_ten: usize,
-    /// Of ten gates, how many may be not zero; else the up projection is read whole.
+    /// Of ten gates, how many may be not zero; else the up projection is read whole. With none, gate
+    /// and up are computed together.
     pub up_of_ten: usize,
 }
 
 impl ZeroLimits {
     /// Whatever saves bytes.
     pub const BYTES: Self = Self { down_of_ten: 10, up_of_ten: 10 };
-    /// What saves time too: a line here and a row there takes longer than its share of all, and
-    /// about half of them longer than all.
-    pub const TIME: Self = Self { down_of_ten: 4, up_of_ten: 3 };
+
+    /// Those that a profiler found to be fastest.
+    pub fn of(report: &FfnReport) -> Self {
+        let [down_of_ten, up_of_ten] = [report.down_of_ten, report.up_of_ten].map(usize::from);
+        Self { down_of_ten, up_of_ten }
+    }
 }
 
 /// The down projections of a model's layers, mapped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FfnNeurons {
     /// For each layer its shape and where it begins, if it is there.
     layers: Vec<Option<(NeuronShape, usize)>>,
     /// Whether rows of the up projections may be left out too.
     skips_up: bool,
     limits: ZeroLimits,
-    table: Table,
+    table: Arc<Table>,
 }
 
 impl FfnNeurons {
@@ -56,7 +60,13 @@ impl FfnNeurons {
         if table.body().len() != end {
             return Err(AdoptError::Neurons("are not as many as the model's"));
         }
-        Ok(Self { layers, skips_up, limits, table })
+        Ok(Self { layers, skips_up, limits, table: Arc::new(table) })
+    }
+
+    /// The same projections, skipped from `limits` on.
+    #[must_use]
+    pub fn within(&self, limits: ZeroLimits) -> Self {
+        Self { limits, ..self.clone() }
     }
 
     /// The numbers of the table of such projections of `model`.
@@ -78,8 +88,13 @@ impl FfnNeurons {
         Neurons::new(shape, &self.table.body()[start..start + shape.bytes()])
     }
 
+    /// The SHA-256 of its table, as the manifest has it.
+    pub fn sha256(&self) -> &str {
+        self.table.sha256()
+    }
+
     /// From when on it skips.
-    pub(crate) const fn limits(&self) -> ZeroLimits {
+    pub const fn limits(&self) -> ZeroLimits {
         self.limits
     }
 

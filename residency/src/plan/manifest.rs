@@ -52,6 +52,11 @@ pub struct Manifest {
 pub struct FfnReport {
     /// Whether it saves time here: what `auto` goes by.
     pub pays: bool,
+    /// Of ten bytes of a down projection, how many may be read before it is read whole; at most 10,
+    /// and the best of what was tried.
+    pub down_of_ten: u8,
+    /// Of ten gates, how many may be not zero before the up projection is read whole; likewise.
+    pub up_of_ten: u8,
     /// Tokens that were decoded with and without, whose logits were all equal.
     pub tokens: u64,
     /// The part of the neurons whose quantised output is zero.

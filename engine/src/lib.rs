@@ -25,6 +25,7 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
+pub use cache::{KvTiering, UnknownTiering};
 pub use encoder::{
     ConvertError, ENCODER_ARCHITECTURE, Encoder, EncoderError, EncoderOptions, Pooling,
     SentenceModel,

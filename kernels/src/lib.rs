@@ -25,8 +25,9 @@ mod testing;
 
 pub use act::{QuantRows, ScaleBlock};
 pub use attention::{
-    AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, KvLayer, KvLayerMut,
-    MAX_HEAD_LEN, UnknownCacheType, attend, attend_all,
+    AngleTable, AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, Colder, ColderMut,
+    KeyBias, KvLayer, KvLayerMut, KvTier, KvTiers, MAX_HEAD_LEN, TierPlan, UnknownCacheType,
+    attend, attend_all,
 };
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};

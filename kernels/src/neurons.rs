@@ -146,6 +146,30 @@ impl<'a> Neurons<'a> {
         self.bytes
     }
 
+    /// What a product with these inputs reads of it, in the order in which it lies in memory: the
+    /// scales of blocks that are not skipped, and the lines of the columns that are not.
+    pub fn reads(self, active: &ActiveNeurons) -> impl Iterator<Item = &'a [u8]> {
+        let shape = self.shape;
+        let len = shape.dtype.block_len();
+        let groups = len / shape.group;
+        (0..shape.stripes()).flat_map(move |stripe| {
+            let parts = shape.stripe_parts(stripe);
+            let blocks = self.stripe(stripe).chunks_exact(parts * shape.block_bytes());
+            blocks.enumerate().flat_map(move |(b, block)| {
+                let (scales, lines) = block.split_at(parts * shape.scale_bytes);
+                let quads = (groups * b..groups * (b + 1)).flat_map(|group| active.group(group));
+                let mut columns: Vec<usize> =
+                    quads.flat_map(|quad| quad.columns).map(|column| column as usize).collect();
+                // The last quad of a group may repeat a column.
+                columns.dedup();
+                let read = !columns.is_empty() || !active.skips;
+                let line =
+                    move |column| &lines[(column - b * len) * parts * LINE..][..parts * LINE];
+                read.then_some(scales).into_iter().chain(columns.into_iter().map(line))
+            })
+        })
+    }
+
     /// A stripe's bytes.
     fn stripe(&self, stripe: usize) -> &'a [u8] {
         let start = self.shape.stripe_start(stripe);

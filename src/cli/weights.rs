@@ -48,13 +48,16 @@ pub enum ScreenMode {
     Off,
     /// Where there is a plan that found it to save time.
     Auto,
+    /// As the plan has it, also where that saves no time: for measurements.
+    #[value(skip)]
+    Always,
 }
 
 impl ScreenMode {
     /// Whether what pays or does not is followed.
     const fn follows(self, pays: bool) -> bool {
         match self {
-            Self::On => true,
+            Self::On | Self::Always => true,
             Self::Off => false,
             Self::Auto => pays,
         }
@@ -89,6 +92,21 @@ impl WeightArgs {
             self.follow(&model);
         }
         Ok(model)
+    }
+
+    /// As [`Self::load`], with all that a plan has, also where it saves no time: what is to be
+    /// measured must be there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_to_measure(
+        &self,
+        path: &Path,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Arc<Model>> {
+        let always = |mode| if mode == ScreenMode::Auto { ScreenMode::Always } else { mode };
+        let (screen, zeros) = (always(self.screen), always(self.zeros));
+        Self { screen, zeros, ..self.clone() }.load(path, false, interrupt)
     }
 
     /// Follows the model's plan, if there is one.
@@ -149,6 +167,7 @@ impl WeightArgs {
         };
         let limits = match self.zeros {
             ScreenMode::On => ZeroLimits::BYTES,
+            ScreenMode::Always => ZeroLimits::of(&ffn),
             ScreenMode::Auto if ffn.pays => ZeroLimits::of(&ffn),
             ScreenMode::Auto => {
                 tracing::info!("zero neurons are computed: skipping them saves no time here");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use aios_engine::Model;
+use aios_engine::{KvTiering, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::router::Tier;
@@ -295,10 +295,21 @@ pub struct Quality {
     pub cache_k: String,
     /// The type of the cached values.
     pub cache_v: String,
+    /// The tiers of older keys and values; left out where there were none.
+    #[serde(default = "no_tiers", skip_serializing_if = "is_no_tiers")]
+    pub kv_tiers: String,
     /// Whether weights were dequantised and activations were not quantised.
     pub exact: bool,
     /// Positions of the context.
     pub context: u64,
+}
+
+fn no_tiers() -> String {
+    KvTiering::Off.name().to_owned()
+}
+
+fn is_no_tiers(name: &str) -> bool {
+    name == KvTiering::Off.name()
 }
 
 /// Where the weights were and how they were read. Nothing here changes a result (P1).

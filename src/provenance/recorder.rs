@@ -375,6 +375,7 @@ fn quality(session: &Session) -> Quality {
     Quality {
         cache_k: options.cache_k.to_string(),
         cache_v: options.cache_v.to_string(),
+        kv_tiers: options.kv_tiers.to_string(),
         exact: options.exact,
         context: options.context as u64,
     }

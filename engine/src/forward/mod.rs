@@ -8,7 +8,7 @@ mod screen;
 mod trace;
 mod zeros;
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, KvPlan, KvTiering};
 use crate::error::EngineError;
 use crate::memory::{Memory, Need, longest_input};
 use crate::meter::{Meter, Observer};
@@ -43,6 +43,11 @@ pub struct ExecutorOptions {
     pub cache_k: CacheType,
     /// How values are stored.
     pub cache_v: CacheType,
+    /// The tiers that older keys and values go to; other than `Off` they change results.
+    pub kv_tiers: KvTiering,
+    /// The most bytes that the cache may take; what tiers leave of it keeps more hot pages, from
+    /// which a sequence can be taken back farther. It changes no result.
+    pub kv_budget: Option<u64>,
     /// The instruction set.
     pub isa: Isa,
     /// The most tokens in a pass; longer prompts take several. It changes speed, not results.
@@ -64,6 +69,8 @@ impl ExecutorOptions {
             threads_batch: threads,
             cache_k: CacheType::F16,
             cache_v: CacheType::F16,
+            kv_tiers: KvTiering::Off,
+            kv_budget: None,
             isa: Isa::detect(),
             batch: 512,
             exact: false,
@@ -157,10 +164,11 @@ impl Executor {
             threads => start(threads)?,
         };
         let config = model.config();
-        let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
+        let plan = KvPlan::new(&model, &options)?;
+        let cache = KvCache::new(&model, plan)?;
         let attention = &config.attention;
         let (heads, kv_heads) = (attention.heads, attention.kv_heads);
-        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, plan.positions());
         let need = Need::new(&model, cache.bytes(), scratch.bytes());
         let (memory, batch) = Memory::new(&model, &options, need)?;
         let context = Context {
@@ -245,9 +253,12 @@ impl Executor {
         std::mem::replace(&mut self.meter.observer, observer)
     }
 
-    /// Forgets the positions from `len` on.
+    /// Forgets the positions from `len` on. Where the cache has tiers and `len` is far behind, it
+    /// cannot go on from there, and forgets all but the first positions; [`Self::len`] tells.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if len < self.len {
+            self.len = self.cache.truncate(len);
+        }
         if let Some(trace) = &mut self.trace {
             trace.truncate(self.len);
         }
@@ -286,6 +297,7 @@ impl Executor {
             return Err(EngineError::PromptTooLong { tokens: len, context: self.context() });
         }
         self.len = len;
+        self.cache.commit(len);
         Ok(())
     }
 
@@ -405,6 +417,7 @@ impl Executor {
             self.layer(&model, index, layer, start);
         }
         self.len += n;
+        self.cache.commit(self.len);
         self.digest_states(&model, start);
         let outcome = self.logits(&model, start, logits, best, chooser);
         self.meter.ledger.disk(self.context.memory.new_disk_bytes());

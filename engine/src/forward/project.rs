@@ -188,7 +188,7 @@ impl Context {
         let Entry { tensor, bias, out, .. } = entry;
         self.memory.count(tensor);
         let name = blocks.block(tensor.id).name;
-        meter.rows(name, weights.shape().read_bytes(active), std::iter::empty());
+        meter.rows(name, weights.shape().read_bytes(active), weights.reads(active));
         if let Some(bias) = bias {
             meter.weights(name, size_of_val(bias), bias);
         }

@@ -48,7 +48,7 @@ impl Zeroing {
 impl Executor {
     /// As [`Self::feed_forward`] with zero neurons skipped; false if it has done nothing.
     pub(super) fn skip_zeros(&mut self, model: &Model, index: usize, ffn: &Ffn) -> bool {
-        let able = self.skips_zeros() && self.context.single && self.meter.observer.is_none();
+        let able = self.skips_zeros() && self.context.single && !self.meter.shows_feed_forward();
         let Some(table) = self.zeroing.table.clone().filter(|_| able) else { return false };
         let Self { context, state, meter, zeroing, .. } = self;
         let (config, blocks) = (model.config(), model.blocks());

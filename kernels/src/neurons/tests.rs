@@ -138,6 +138,22 @@ fn what_is_skipped_is_not_counted() {
     (x[3], x[200], x[201]) = (1.0, -2.0, 2.0);
     assert_eq!(read(&x), (3, 2, 2 * 512 + 3 * 128));
     assert_eq!(read(&[1.0; 512]).2, shape.bytes());
+    // The pieces that are read are as many bytes, within the matrix and apart from each other.
+    let bytes = vec![0; shape.bytes()];
+    let stored = Neurons::new(shape, &bytes).expect("as many bytes");
+    for x in [&x[..], &[0.0; 512], &[1.0; 512]] {
+        quants.quantize(Isa::detect(), &pool, x, 512);
+        active.fill(shape, &quants);
+        let mut end = bytes.as_ptr().addr();
+        let mut sum = 0;
+        for piece in stored.reads(&active) {
+            assert!(piece.as_ptr().addr() >= end);
+            end = piece.as_ptr().addr() + piece.len();
+            sum += piece.len();
+        }
+        assert!(end <= bytes.as_ptr().addr() + bytes.len());
+        assert_eq!(sum, shape.read_bytes(&active));
+    }
 }
 
 #[test]

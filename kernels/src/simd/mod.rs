@@ -117,6 +117,12 @@ pub(crate) trait Simd: Copy + 'static {
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
     /// Lane i is `x[i]` as a float.
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
+    /// Lane i is `levels[code i]`: byte i < 8 holds code i in its lower half and code i + 8 in its
+    /// upper one.
+    fn levels16(self, codes: &[u8; 8], levels: &F32s) -> Self::F;
+    /// Lane i is `levels[code i]` for codes of 3 bits: the lower two of all codes in order in the
+    /// first 4 bytes, and the upper ones in the others.
+    fn levels8(self, codes: &[u8; 6], levels: &F32s) -> Self::F;
     /// The half-precision bits of the lanes, rounded to nearest even.
     fn store_f16(self, v: Self::F, out: &mut [u16; LANES]);
 

@@ -80,6 +80,18 @@ impl Simd for Scalar {
         map(*x, f32::from)
     }
     #[inline(always)]
+    fn levels16(self, codes: &[u8; 8], levels: &F32s) -> F32s {
+        std::array::from_fn(|i| levels[usize::from(codes[i % 8] >> (i / 8 * 4) & 15)])
+    }
+    #[inline(always)]
+    fn levels8(self, codes: &[u8; 6], levels: &F32s) -> F32s {
+        std::array::from_fn(|i| {
+            let low = codes[i / 4] >> (i % 4 * 2) & 3;
+            let high = codes[4 + i / 8] >> (i % 8) & 1;
+            levels[usize::from(low | high << 2)]
+        })
+    }
+    #[inline(always)]
     fn store_f16(self, v: F32s, out: &mut [u16; LANES]) {
         *out = map(v, |x| f16::from_f32_const(x).to_bits());
     }

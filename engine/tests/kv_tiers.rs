@@ -102,6 +102,54 @@ fn what_was_taken_back_leaves_no_trace() {
     }
 }
 
+/// Passes of any lengths, drafts that are refused and returns to earlier positions, in any order:
+/// what comes of it is what a fresh cache gives.
+#[test]
+fn any_history_gives_the_bits_of_a_fresh_cache() {
+    let (ids, end) = (ids(LENGTH), LENGTH - 8);
+    let mut seed = 1_u64;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).expect("31 bits") % below
+    };
+    for name in ["qwen2", "gemma3"] {
+        let model = model(name);
+        for tiers in TIERS {
+            let fresh = |threads: usize| {
+                let batch = 96;
+                let threads = ExecutorOptions { threads, threads_batch: threads, ..options(tiers) };
+                executor(&model, ExecutorOptions { batch, ..threads })
+            };
+            let want = run(&mut fresh(2), &ids, 8);
+            for history in 0..4 {
+                let mut tried = fresh(1 + random(2));
+                while tried.len() < end {
+                    let at = tried.len();
+                    match random(6) {
+                        0 => {
+                            let drafts = ids[at..(at + 1 + random(16)).min(end)].iter();
+                            let drafts: Vec<u32> = drafts.map(|id| id ^ 1).collect();
+                            run(&mut tried, &drafts, 0);
+                            tried.truncate(at);
+                            assert_eq!(tried.len(), at, "{name} {tiers} {history}");
+                        }
+                        1 => {
+                            let back = at - random(at.min(400) + 1);
+                            tried.truncate(back);
+                            assert!(tried.len() <= back, "{name} {tiers} {history}");
+                        }
+                        _ => {
+                            let to = (at + 1 + random(200)).min(end);
+                            run(&mut tried, &ids[at..to], 0);
+                        }
+                    }
+                }
+                assert!(run(&mut tried, &ids[end..], 8) == want, "{name} {tiers} {history}");
+            }
+        }
+    }
+}
+
 fn run_from(executor: &mut Executor, at: usize, ids: &[u32]) {
     executor.truncate(at);
     run(executor, &ids[at..], 0);

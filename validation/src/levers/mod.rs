@@ -21,6 +21,8 @@ use std::sync::Arc;
 /// The version of the report's JSON.
 pub const SCHEMA: u32 = 1;
 const TIERS: [KvTiering; 2] = [KvTiering::Warm, KvTiering::Cold];
+/// The longest passes of the run that streams weights.
+const BATCH_STREAMED: usize = 16;
 /// Lengths of passes in which a prompt is read, where they are shorter than it.
 const CHUNKS: [usize; 3] = [64, 128, 512];
 
@@ -404,8 +406,10 @@ impl Bench<'_, '_> {
 
     fn streaming(&mut self) -> Result<Lever, LeverError> {
         const NAME: &str = "weights streamed";
-        let all = self.model.footprint(&self.options)?;
-        let start = |ram| self.plain(ExecutorOptions { ram: Some(ram), ..self.options.clone() });
+        // Activations of long passes would take what weights are to do without.
+        let short = ExecutorOptions { batch: BATCH_STREAMED, ..self.options.clone() };
+        let all = self.model.footprint(&short)?;
+        let start = |ram| self.plain(ExecutorOptions { ram: Some(ram), ..short.clone() });
         let asked = self.plan.ram.unwrap_or(all / 5 * 3);
         let (ram, on) = match start(asked) {
             Err(EngineError::Ram { least, .. }) if self.plan.ram.is_none() => (least, start(least)),

@@ -13,8 +13,8 @@ pub struct ZeroLimits {
     /// Of ten bytes of a down projection, how many the neurons that are not zero may take; else it
     /// is read whole.
     pub down_of_ten: usize,
-    /// Of ten gates, how many may be not zero; else the up projection is read whole. With none, gate
-    /// and up are computed together.
+    /// Of ten gates, how many may be not zero; else the up projection is read whole. With none,
+    /// gate and up are computed together.
     pub up_of_ten: usize,
 }
 

@@ -54,8 +54,8 @@ fn head(report: &HeadroomReport, text: &mut String) {
     let _ = write!(
         text,
         "\n{}, {} layers, {}, SHA-256 {}.\n\nMeasured with {} of {} prompts, {} tokens, in {} \
-         arithmetic with a cache of {} and {}{}. Thresholds are calibrated on {} of the prompts and \
-         scored on the other {}.\n",
+         arithmetic with a cache of {} and {}{}. Thresholds are calibrated on {} of the prompts \
+         and scored on the other {}.\n",
         model.architecture,
         model.layers,
         megabytes(model.bytes),

@@ -1,5 +1,5 @@
-//! What each lever of the residency controller is worth for a model: the same tokens decoded with it
-//! and without, bytes counted and simulated, time, and what it does to results (SPEC chapter H).
+//! What each lever of the residency controller is worth for a model: the same tokens decoded with
+//! it and without, bytes counted and simulated, time, and what it does to results (SPEC H10).
 
 mod measure;
 mod render;

@@ -78,8 +78,8 @@ fn write(
 /// The same tokens, decoded without the table and with each of the limits.
 #[derive(Default)]
 struct Measured {
-    /// Milliseconds of every other round of tokens, by which the limits are chosen, and of the rest,
-    /// by which they are judged; in a round each way comes first once.
+    /// Milliseconds of every other round of tokens, by which the limits are chosen, and of the
+    /// rest, by which they are judged; in a round each way comes first once.
     times: [[Vec<f64>; WAYS]; 2],
     /// Bytes of feed-forward weights, of all tokens.
     bytes: [u64; WAYS],

@@ -185,7 +185,8 @@ proptest! {
             // Below 10^-5 of what halves hold, a scale loses bits.
             if size > -4 {
                 let error: Vec<f32> = x.iter().zip(&want).map(|(x, y)| x - y).collect();
-                prop_assert!(norm(&error) < bound * norm(&x), "{kind}: {}", norm(&error) / norm(&x));
+                let (lost, all) = (norm(&error), norm(&x));
+                prop_assert!(lost < bound * all, "{kind}: {}", lost / all);
             }
         }
     }
@@ -428,8 +429,8 @@ fn tiers_are_those_of_page_numbers_alone() {
     assert_same(&windowed.expected(), &found, &|| "windowed".to_owned());
 }
 
-/// What a bias of thirty times the rest adds to a score is not coded with it: without that the error
-/// of a score would be many times as large.
+/// What a bias of thirty times the rest adds to a score is not coded with it: without that the
+/// error of a score would be many times as large.
 #[test]
 fn a_bias_costs_no_precision() {
     let positions = 4 * BLOCK;

@@ -223,13 +223,17 @@ pub(crate) struct KvCache {
     colder: Option<ColderTiers>,
 }
 
+/// What is added to a layer's keys, and the number of the table that it is turned by; `None` where
+/// there is no bias.
+type TurnedBias = Option<(Vec<f32>, usize)>;
+
 #[derive(Debug)]
 struct ColderTiers {
     plan: ColderPlan,
     warm: KvArena,
     cold: Option<KvArena>,
     /// For each layer its keys' bias and the number of its table.
-    biases: Vec<Option<(Vec<f32>, usize)>>,
+    biases: Vec<TurnedBias>,
     /// For global and for local layers.
     tables: Vec<AngleTable>,
     /// Pages before this one, but the first ones, are in the colder tiers.
@@ -373,7 +377,7 @@ fn view_mut(arena: &mut KvArena, shape: CacheShape, layer: usize) -> KvLayerMut<
 }
 
 fn bias_of<'a>(
-    biases: &'a [Option<(Vec<f32>, usize)>],
+    biases: &'a [TurnedBias],
     tables: &'a [AngleTable],
     layer: usize,
 ) -> Option<KeyBias<'a>> {
@@ -383,10 +387,7 @@ fn bias_of<'a>(
 
 /// The keys' bias of each layer with the number of its table, and the tables: none if no layer has
 /// a bias.
-fn turned_biases(
-    model: &Model,
-    plan: &KvPlan,
-) -> (Vec<Option<(Vec<f32>, usize)>>, Vec<AngleTable>) {
+fn turned_biases(model: &Model, plan: &KvPlan) -> (Vec<TurnedBias>, Vec<AngleTable>) {
     let attention = &model.config().attention;
     let ropes = model.ropes(plan.context);
     let is_local = |layer| {

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use aios_contract::{Role, TensorName};
 use aios_engine::{ConfigError, Executor, ExecutorOptions, LoadError, Model, Want};
-use aios_residency::{Ledger, Phase};
+use aios_residency::{Ledger, Phase, TierBytes};
 use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -164,7 +164,8 @@ fn ledger_share(model: &Model, executor: &mut Executor) -> f64 {
             for role in ROLES {
                 ledger.read(black_box(TensorName { role, layer: Some(layer) }), black_box(1000));
             }
-            ledger.kv(black_box(1000), 1);
+            let hot = |bytes| TierBytes { hot: black_box(bytes), ..TierBytes::default() };
+            ledger.kv(hot(1000), hot(1));
         }
         for role in [Role::TokenEmbedding, Role::Head] {
             ledger.read(black_box(TensorName { role, layer: None }), black_box(1000));

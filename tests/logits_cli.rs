@@ -85,7 +85,7 @@ fn what_cannot_be_done_is_said() {
         (&[], 2, "--ids"),
         (&["--ids", "1", "--chunk", "0"], 2, "0 is not in"),
         (&["--ids", "1", "-t", "0"], 2, "from 1 to 1024"),
-        (&["--ids", "1", "--isa", "neon"], 2, "known are scalar, avx2, avx512"),
+        (&["--ids", "1", "--isa", "neon"], 2, "known are scalar, avx2, avx512, amx"),
         (&["--ids", "1", "--predict", "4000000000"], 1, "a context of 4000000001 positions"),
     ] {
         let output = logits("micro-llama", args);

@@ -284,6 +284,42 @@ fn records_are_shown_summed_up_and_exported() {
     assert!(bench.ok(&["data", "stats", log]).contains("latency_ms"));
 }
 
+/// SPEC N11: the tiers of the cache are part of a record, since they change results, and running it
+/// again keeps them whatever the instruction set, threads and drafts.
+#[test]
+fn answers_with_tiers_of_the_cache_are_proved_with_them() {
+    let bench = Bench::new(model("micro-qwen2"));
+    let (model, log) = (bench.model.to_str().unwrap().to_owned(), bench.log());
+    let prompt = "Once upon a time there was a page that grew cold. ".repeat(30);
+    for more in [&[][..], &["--kv-tiers", "warm"], &["--kv-tiers", "cold", "--kv-budget", "40M"]] {
+        let run = ["run", "-m", &model, "-p", &prompt, "-n", "24", "--ignore-eos", "--temp", "0"];
+        let run = [&run[..], &["-c", "2048", "--provenance", log.to_str().unwrap()], more].concat();
+        bench.ok(&run);
+    }
+    let records = bench.records();
+    let tiers: Vec<&Value> = records.iter().map(|record| &record["quality"]["kv_tiers"]).collect();
+    assert_eq!(tiers, [&Value::Null, &Value::from("warm"), &Value::from("cold")]);
+    let states: Vec<&Value> = records.iter().map(|record| &record["hidden_sha256"]).collect();
+    assert!(states[0] != states[1] && states[1] != states[2] && states[0] != states[2]);
+    bench.prove(&[]);
+    for args in ways() {
+        bench.prove(&args);
+    }
+    // With other tiers it is another answer, which replay notices.
+    let lines = fs::read_to_string(&log).unwrap().replace("\"cold\"", "\"warm\"");
+    fs::write(&log, lines).unwrap();
+    let output = bench.provenance("replay", &["--id", "3"]);
+    assert!(!output.status.success(), "{}", text(&output.stdout));
+    // What does not fit is said before anything runs.
+    let run = ["run", "-m", &model, "-p", "x", "-n", "1"];
+    let unknown = bench.aios(&[&run[..], &["--kv-tiers", "tepid"]].concat());
+    let said = text(&unknown.stderr);
+    assert!(unknown.status.code() == Some(2) && said.contains("off, warm, cold"), "{said}");
+    let small = bench.aios(&[&run[..], &["--kv-budget", "1k"]].concat());
+    let said = text(&small.stderr);
+    assert!(small.status.code() == Some(1) && said.contains("--kv-budget"), "{said}");
+}
+
 /// The real model, where it is at hand: both instruction sets, with a plan that screens its head.
 #[test]
 fn answers_of_a_real_model_are_proved() {

@@ -15,7 +15,7 @@ use aios_contract::TensorName;
 use aios_engine::tokenizer::{ParseSpecial, RenderSpecial, Tokenizer};
 use aios_engine::{
     EngineError, Executor, ExecutorOptions, Model, RowActivity, Scores, Shared, Want, WeightBlocks,
-    argmax,
+    ZeroLimits, argmax,
 };
 use aios_kernels::Isa;
 use aios_residency::plan::Plan;
@@ -109,6 +109,9 @@ impl Context {
         let executor = Executor::new(Arc::clone(&model), of).map_err(engine)?;
         if executor.screens_head() {
             on.push("screen");
+        }
+        if executor.skips_zeros() {
+            on.push("zeros");
         }
         if executor.residency().budget_bytes.is_some() {
             on.push("budget");
@@ -324,10 +327,17 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
             None => plan_folder(model).map_err(|error| format!("{error:#}"))?,
         };
         let (_, stamp) = model.identity().map_err(|error| error.to_string())?;
-        let plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
+        let mut plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
+        let ffn = plan.manifest.ffn.clone();
+        let ffn = ffn.filter(|ffn| ffn.pays || mode == AIOS_PLAN_ON);
+        let skips = ffn.is_some();
+        if let Some(ffn) = ffn {
+            let limits = ZeroLimits::of(&ffn);
+            model.adopt_neurons(&mut plan, limits).map_err(|error| error.to_string())?;
+        }
         let screen = &plan.manifest.screen;
         if mode == AIOS_PLAN_AUTO && !screen.pays {
-            return Ok(false);
+            return Ok(skips);
         }
         let most = screen.positions_most;
         model.adopt(plan, most).map(|()| true).map_err(|error| error.to_string())

@@ -176,6 +176,38 @@ pub enum ActivationFn {
     GeluTanh,
     /// x · Φ(x), Φ the standard normal distribution: the form with the error function.
     GeluErf,
+    /// x where x > 0, else 0.
+    Relu,
+    /// The square of that.
+    #[serde(rename = "relu2")]
+    ReluSquared,
+}
+
+impl ActivationFn {
+    /// Every function.
+    pub const ALL: [Self; 5] =
+        [Self::Silu, Self::GeluTanh, Self::GeluErf, Self::Relu, Self::ReluSquared];
+
+    /// The name that a file's metadata has for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::GeluTanh => "gelu",
+            Self::GeluErf => "gelu_erf",
+            Self::Relu => "relu",
+            Self::ReluSquared => "relu2",
+        }
+    }
+
+    /// The function of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|function| function.name() == name)
+    }
+
+    /// Whether it is exactly 0 on a half-line, so that neurons give nothing.
+    pub const fn has_true_zeros(self) -> bool {
+        matches!(self, Self::Relu | Self::ReluSquared)
+    }
 }
 
 /// How the feed-forward part's input projections are stored.

@@ -3,7 +3,7 @@
 
 use crate::forward::Executor;
 use crate::model::Tensor;
-use aios_contract::{DType, Role, TensorName};
+use aios_contract::{DType, FfnLayout, Role, TensorName};
 use aios_residency::{BlockFlags, PointerTable};
 use std::ops::Range;
 
@@ -122,9 +122,15 @@ impl Executor {
             row_bytes: tensor.row_bytes(),
             activity,
         };
+        let fused = model.config().ffn.layout == FfnLayout::GatedFused;
         let of = |tensor: &Tensor| {
-            let is_head = model.blocks().block(tensor.id).name.role == Role::Head;
-            let by_token = is_head && self.screens_head();
+            let name = model.blocks().block(tensor.id).name;
+            let by_token = match name.role {
+                Role::Head => self.screens_head(),
+                // In one matrix with up, the gate comes first, and is read whole.
+                Role::FfnUp if fused && tensor.first == 0 => false,
+                role => self.skips_in(role, name.layer),
+            };
             let activity = if by_token { RowActivity::ByToken } else { RowActivity::Always };
             describe(tensor, exact, activity)
         };

@@ -49,6 +49,27 @@ pub enum EngineError {
         /// Elements of a head.
         len: usize,
     },
+    /// Heads that tiers of the cache cannot keep.
+    #[error(
+        "tiers of the KV cache need heads of a multiple of 16 elements; this model's have {len}: \
+         leave --kv-tiers off"
+    )]
+    KvTiers {
+        /// Elements of a head.
+        len: usize,
+    },
+    /// A budget that the cache does not fit.
+    #[error(
+        "{} MB for the KV cache (--kv-budget) are not enough: it takes {}; give that much, shorten \
+         the context (-c), or choose colder tiers (--kv-tiers warm or cold)",
+        megabytes(*given), megabytes(*least)
+    )]
+    KvBudget {
+        /// Bytes given.
+        given: u64,
+        /// Bytes that it takes.
+        least: u64,
+    },
     /// A sampling parameter is out of range.
     #[error("{name} {value} is out of range: {problem}")]
     Sampling {

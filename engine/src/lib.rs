@@ -25,6 +25,7 @@ pub mod tokenizer;
 
 pub use arch::{ConfigError, read_config};
 pub use blocks::{RowActivity, WeightBlock, WeightBlocks};
+pub use cache::{KvTiering, UnknownTiering};
 pub use encoder::{
     ConvertError, ENCODER_ARCHITECTURE, Encoder, EncoderError, EncoderOptions, Pooling,
     SentenceModel,
@@ -32,11 +33,12 @@ pub use encoder::{
 pub use error::EngineError;
 pub use forward::{
     Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
+    ZeroStats,
 };
 pub use meter::{Inner, Observer};
 pub use model::{
-    AdoptError, AliasError, HeadScreen, LoadError, Model, RepackError, Repacked, RepackedFile,
-    Shared, TensorError, repacked_files,
+    AdoptError, AliasError, FfnNeurons, HeadScreen, LoadError, Model, RepackError, Repacked,
+    RepackedFile, Shared, TensorError, ZeroLimits, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -1,6 +1,6 @@
 //! The memory of an executor: how much its parts need, and where the weights go (SPEC W).
 
-use crate::cache::KvCache;
+use crate::cache::KvPlan;
 use crate::error::EngineError;
 use crate::forward::ExecutorOptions;
 use crate::meter::Meter;
@@ -63,10 +63,10 @@ impl Model {
     /// Those of [`EngineError`] that concern the cache.
     pub fn footprint(&self, options: &ExecutorOptions) -> Result<u64, EngineError> {
         let config = self.config();
-        let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
+        let plan = KvPlan::new(self, options)?;
         let (heads, kv_heads) = (config.attention.heads, config.attention.kv_heads);
-        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
-        let need = Need::new(self, cache.bytes(), scratch.bytes());
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, plan.positions());
+        let need = Need::new(self, plan.bytes(), scratch.bytes());
         let weights: usize = self.weights().factors().map(Tensor::bytes).sum();
         let embedding = self.weights().embedding.bytes();
         Ok((weights + embedding) as u64 + need.cache + need.activations(options.batch))

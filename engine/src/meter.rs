@@ -1,10 +1,11 @@
 //! What the executor tells of its work while it runs: the ledger counts always, and an observer,
 //! where there is one, sees every access and what the feed-forward parts compute.
 
+use crate::cache::KvCache;
 use crate::model::NormWeights;
 use aios_contract::TensorName;
-use aios_kernels::KvLayer;
-use aios_residency::{Access, Data, Ledger, Phase};
+use aios_kernels::{BLOCK, KvLayer, KvTier, KvTiers};
+use aios_residency::{Access, Data, Ledger, Phase, TierBytes};
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -24,6 +25,12 @@ pub trait Observer: Debug + Send {
     /// wanted.
     fn head(&mut self, rows: &[f32]) {
         let _ = rows;
+    }
+
+    /// Whether it wants [`Self::feed_forward`] to be called. Where it does, zero neurons are
+    /// computed as all others (SPEC D16).
+    fn sees_feed_forward(&self) -> bool {
+        true
     }
 
     /// What a layer's down projection is about to read, act(gate · x) ⊙ (up · x) for each token.
@@ -63,6 +70,11 @@ impl Meter {
         if let Some(observer) = &mut self.observer {
             observer.pass(phase, tokens);
         }
+    }
+
+    /// Whether an observer wants to see what goes into the down projections.
+    pub(crate) fn shows_feed_forward(&self) -> bool {
+        self.observer.as_ref().is_some_and(|observer| observer.sees_feed_forward())
     }
 
     fn observe(&mut self, access: impl FnOnce() -> Access) {
@@ -109,30 +121,62 @@ impl Meter {
     }
 
     /// Attention of `layer` has written the positions `new` to its cache and reads those of
-    /// `visible`. A pass reads each once, however many of its tokens see it.
+    /// `visible`. A pass reads each page of a tier once, however many of its tokens see it.
     pub(crate) fn cache(
         &mut self,
         layer: usize,
-        cache: KvLayer<'_>,
+        cache: KvTiers<'_>,
         new: Range<usize>,
         visible: Range<usize>,
     ) {
-        let shape = cache.shape;
-        let written = new.len() * (shape.key_bytes() + shape.value_bytes()) / shape.capacity;
         let number = u32::try_from(layer).unwrap_or(u32::MAX);
-        let mut read = 0;
-        for head in 0..shape.kv_heads {
-            let [keys, values] = cache.at(head, new.clone());
-            self.observe(|| Access::write(Data::Keys(number), keys));
-            self.observe(|| Access::write(Data::Values(number), values));
-        }
-        for head in 0..shape.kv_heads {
-            let [keys, values] = cache.at(head, visible.clone());
-            read += keys.len() + values.len();
-            self.observe(|| Access::read(Data::Keys(number), keys));
-            self.observe(|| Access::read(Data::Values(number), values));
+        let (mut read, mut written) = (TierBytes::default(), TierBytes::default());
+        if cache.colder.is_none() {
+            let position = cache.hot.shape.page_bytes() / BLOCK;
+            written.hot = (new.len() * position) as u64;
+            self.run(number, (cache.hot, new), Access::write);
+            read.hot = self.run(number, (cache.hot, visible), Access::read);
+        } else {
+            for page in new.start / BLOCK..new.end.div_ceil(BLOCK) {
+                let (kv, range) = place(&cache, KvTier::Hot, page, &new);
+                written.hot += (range.len() * kv.shape.page_bytes() / BLOCK) as u64;
+                self.run(number, (kv, range), Access::write);
+            }
+            let queries = new.start / BLOCK..=(new.end - 1) / BLOCK;
+            for page in visible.start / BLOCK..visible.end.div_ceil(BLOCK) {
+                for tier in KvCache::seen(&cache, queries.clone(), page) {
+                    let (kv, range) = place(&cache, tier, page, &visible);
+                    let bytes = self.run(number, (kv, range), Access::read);
+                    add(&mut read, tier, bytes);
+                }
+            }
         }
         self.ledger.kv(read, written);
+    }
+
+    /// Positions that lie side by side are read or written. Returns their bytes, keys in whole
+    /// groups of 16.
+    fn run(
+        &mut self,
+        layer: u32,
+        (kv, positions): (KvLayer<'_>, Range<usize>),
+        access: fn(Data, &[u8]) -> Access,
+    ) -> u64 {
+        if self.observer.is_some() {
+            for head in 0..kv.shape.kv_heads {
+                let [keys, values] = kv.at(head, positions.clone());
+                self.observe(|| access(Data::Keys(layer), keys));
+                self.observe(|| access(Data::Values(layer), values));
+            }
+        }
+        let [keys, values] = kv.at(0, positions);
+        (kv.shape.kv_heads * (keys.len() + values.len())) as u64
+    }
+
+    /// So many bytes were written to warm and cold pages.
+    pub(crate) fn demoted(&mut self, [warm, cold]: [usize; 2]) {
+        let written = TierBytes { hot: 0, warm: warm as u64, cold: cold as u64 };
+        self.ledger.kv(TierBytes::default(), written);
     }
 
     pub(crate) fn head(&mut self, rows: &[f32]) {
@@ -152,4 +196,27 @@ impl Meter {
             observer.feed_forward(Inner { layer, len, gate, rows });
         }
     }
+}
+
+/// The memory of a tier, and where those of `positions` lie in it that are in `page`.
+fn place<'a>(
+    cache: &KvTiers<'a>,
+    tier: KvTier,
+    page: usize,
+    positions: &Range<usize>,
+) -> (KvLayer<'a>, Range<usize>) {
+    let (kv, place) = cache.place(tier, page);
+    let at = |position: usize| position - page * BLOCK + place * BLOCK;
+    let start = positions.start.max(page * BLOCK);
+    (kv, at(start)..at(positions.end.min((page + 1) * BLOCK)))
+}
+
+/// Counts bytes for a tier.
+const fn add(sum: &mut TierBytes, tier: KvTier, bytes: u64) {
+    let of = match tier {
+        KvTier::Hot => &mut sum.hot,
+        KvTier::Warm => &mut sum.warm,
+        KvTier::Cold => &mut sum.cold,
+    };
+    *of += bytes;
 }

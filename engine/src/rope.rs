@@ -48,6 +48,18 @@ impl Ropes {
     }
 }
 
+impl Rope {
+    /// Pairs of elements that are rotated.
+    pub(crate) const fn pairs(&self) -> usize {
+        self.frequencies.len()
+    }
+
+    /// Which elements form a pair.
+    pub(crate) const fn pairing(&self) -> RopePairing {
+        self.pairing
+    }
+}
+
 /// base^(−2i/dims) for each pair i.
 #[expect(clippy::cast_precision_loss, reason = "pairs are few")]
 fn plain_frequencies(dims: usize, base: f32) -> Vec<f64> {

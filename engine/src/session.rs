@@ -179,8 +179,10 @@ impl Session {
         // The last token is always computed, since its logits are needed.
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let reused = shared.min(prompt.len() - 1);
-        self.tokens.truncate(reused);
         self.executor.truncate(reused);
+        // A cache with tiers may have to go back farther.
+        let reused = self.executor.len();
+        self.tokens.truncate(reused);
         self.executor.reset_ledger();
         let stats = GenerationStats {
             prompt_tokens: prompt.len(),

@@ -34,7 +34,7 @@ impl ScaleBlock {
     }
 
     /// Words that 256 quants of a row take with what products need of them.
-    const fn words(self) -> usize {
+    pub(crate) const fn words(self) -> usize {
         match self {
             Self::B32 => b32::WORDS,
             Self::B256 => b256::WORDS,
@@ -165,6 +165,36 @@ impl QuantRows {
 
     fn words(&self) -> &[i32] {
         bytemuck::cast_slice(&self.lines)
+    }
+
+    /// How many elements share a scale.
+    pub(crate) const fn block(&self) -> ScaleBlock {
+        self.block
+    }
+
+    /// Elements of a row.
+    pub(crate) const fn columns(&self) -> usize {
+        self.len
+    }
+
+    /// The largest scale of the only row, NaN if one is no number.
+    ///
+    /// # Panics
+    /// If there are several rows.
+    pub fn largest_scale(&self) -> f32 {
+        let fields = match self.block {
+            ScaleBlock::B32 => b32::SCALES..b32::WORDS,
+            ScaleBlock::B256 => b256::SCALE..b256::WORDS,
+        };
+        let mut largest = 0.0_f32;
+        for tile in self.single().chunks_exact(self.block.words()) {
+            for word in &tile[fields.clone()] {
+                let scale = f32::from_bits(word.cast_unsigned());
+                // A comparison with NaN is false, so that a NaN is kept once it is there.
+                largest = if scale > largest || scale.is_nan() { scale } else { largest };
+            }
+        }
+        largest
     }
 
     /// The words of a row.

@@ -12,23 +12,29 @@
 //!    sums across lanes.
 //! 3. For a single token, blocks are shared out among the threads; who ends a head's last block
 //!    merges them.
+//!
+//! Where the cache has tiers (SPEC N11, [`tiers`]), blocks that a query sees in a rotated form
+//! meet the rotated query, and are merged on their own; their sum is rotated back once.
 
 mod all;
+mod block;
 mod cache;
+mod codes;
 mod partial;
+mod tiers;
+mod turn;
 
 pub use all::attend_all;
 pub use cache::{CacheShape, CacheType, KvLayer, KvLayerMut, UnknownCacheType};
+pub use tiers::{AngleTable, Colder, ColderMut, KeyBias, KvTier, KvTiers, TierPlan};
 
-use crate::isa::{Isa, Op};
-use crate::math;
+use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::shared::Shared;
-use crate::simd::{F32s, LANES, Simd, prefetch_line};
-use cache::{KvFormat, KvVisitor};
+use block::BlockCall;
 use partial::{Merge, Partial};
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use turn::Turn;
 
 /// Positions in a block.
 pub const BLOCK: usize = 64;
@@ -38,10 +44,6 @@ pub const MAX_HEAD_LEN: usize = 256;
 const QUERIES: usize = 4;
 /// From this many blocks on, a single token's blocks are shared out among the threads.
 const SPLIT_FROM: usize = 2;
-/// Lanes' positions within a vector.
-const IOTA: F32s =
-    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
-
 /// The parameters of a layer's attention.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionParams {
@@ -62,6 +64,8 @@ pub struct AttentionScratch {
     partials: Vec<Partial>,
     /// For each KV head the runs of blocks that are done.
     done: Vec<AtomicUsize>,
+    /// Rotated queries with the factors of the keys' bias, \[n\]\[heads\]\[turned row\].
+    turned: Vec<f32>,
 }
 
 impl AttentionScratch {
@@ -94,24 +98,29 @@ impl AttentionScratch {
 /// # Panics
 /// If the shapes do not fit.
 #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
-pub fn attend(
+pub fn attend<'a>(
     isa: Isa,
     pool: &Pool,
     params: AttentionParams,
-    kv: KvLayer<'_>,
+    kv: impl Into<KvTiers<'a>>,
     start: usize,
     q: &[f32],
     out: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let shape = kv.shape;
+    let kv = kv.into();
+    let shape = kv.hot.shape;
     let row = params.heads * shape.key_len;
     assert!(row > 0 && q.len().is_multiple_of(row));
     let n = q.len() / row;
     assert!(n > 0 && out.len() == n * params.heads * shape.value_len);
-    assert!(params.heads.is_multiple_of(shape.kv_heads) && start + n <= shape.capacity);
+    assert!(params.heads.is_multiple_of(shape.kv_heads));
+    assert!(kv.colder.is_some() || start + n <= shape.capacity);
     assert!(shape.key_len <= MAX_HEAD_LEN && shape.value_len <= MAX_HEAD_LEN);
-    let job = Job { isa, params, kv, start, step: 1, q, out: Shared::new(out) };
+    let turned = std::mem::take(&mut scratch.turned);
+    let mut job = Job { isa, params, kv, start, step: 1, q, turned, out: Shared::new(out) };
+    job.turn(pool);
+    let job = job;
     let tiles = (n * job.group()).div_ceil(QUERIES);
     let blocks = start / BLOCK + 1;
     if n == 1 && blocks >= SPLIT_FROM && pool.threads() > 1 {
@@ -119,6 +128,7 @@ pub fn attend(
     } else {
         pool.for_each(shape.kv_heads * tiles, &|piece| job.tile(piece / tiles, piece % tiles));
     }
+    scratch.turned = job.turned;
 }
 
 /// A single token: runs of blocks of each KV head are the pieces; the piece that is the last of
@@ -130,7 +140,7 @@ fn attend_split(
     blocks: usize,
     scratch: &mut AttentionScratch,
 ) {
-    let kv_heads = job.kv.shape.kv_heads;
+    let kv_heads = job.shape().kv_heads;
     scratch.resize(kv_heads, blocks * tiles);
     let first = job.first_position(job.start) / BLOCK;
     let total = kv_heads * (blocks - first);
@@ -150,7 +160,7 @@ fn attend_split(
                 // results before all pieces of the head are counted as done.
                 let results = unsafe { partials.range(at(kv_head, block, tile), QUERIES) };
                 let results = results.first_chunk_mut().expect("a range of that length");
-                job.block(&queries, block, results);
+                job.block(&queries, block, job.tier(job.start, block), results);
             }
         }
         if done[kv_head].fetch_add(1, Ordering::AcqRel) + 1 < runs {
@@ -159,18 +169,16 @@ fn attend_split(
         for tile in 0..tiles {
             let queries = job.queries(kv_head, tile);
             for (slot, query) in queries.list().iter().enumerate() {
-                let mut state = Partial::EMPTY;
+                let (mut state, mut turned) = (Partial::EMPTY, Partial::EMPTY);
                 for block in first..blocks {
+                    let hot = job.tier(job.start, block) == KvTier::Hot;
+                    let state = if hot { &mut state } else { &mut turned };
                     // SAFETY: all pieces of the head are done, as the count has shown, and only
                     // the one that was counted last comes here.
                     let block = unsafe { partials.range(at(kv_head, block, tile) + slot, 1) };
-                    job.isa.run(Merge {
-                        state: &mut state,
-                        block: &block[0],
-                        len: job.value_len(),
-                    });
+                    job.isa.run(Merge { state, block: &block[0], len: job.value_len() });
                 }
-                job.finish(*query, &state);
+                job.finish(*query, &mut state, &mut turned);
             }
         }
     });
@@ -180,11 +188,13 @@ fn attend_split(
 struct Job<'a> {
     isa: Isa,
     params: AttentionParams,
-    kv: KvLayer<'a>,
+    kv: KvTiers<'a>,
     /// The position of the first token, and how far each lies behind the one before.
     start: usize,
     step: usize,
     q: &'a [f32],
+    /// Rotated queries, as in [`AttentionScratch`]; empty if no tier needs them.
+    turned: Vec<f32>,
     out: Shared<'a, f32>,
 }
 
@@ -208,18 +218,23 @@ impl Queries {
     }
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// The shape of the hot tier, of which all have heads and lengths.
+    fn shape(&self) -> CacheShape {
+        self.kv.hot.shape
+    }
+
     /// Query heads that share a KV head.
     fn group(&self) -> usize {
-        self.params.heads / self.kv.shape.kv_heads
+        self.params.heads / self.shape().kv_heads
     }
 
     fn value_len(&self) -> usize {
-        self.kv.shape.value_len
+        self.shape().value_len
     }
 
     fn tokens(&self) -> usize {
-        self.q.len() / (self.params.heads * self.kv.shape.key_len)
+        self.q.len() / (self.params.heads * self.shape().key_len)
     }
 
     /// Up to where a query sees.
@@ -230,6 +245,45 @@ impl Job<'_> {
     /// The first position that a query at `position` sees.
     fn first_position(&self, position: usize) -> usize {
         self.params.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// The tier in which a query at `position` sees a block.
+    fn tier(&self, position: usize, block: usize) -> KvTier {
+        match position / BLOCK {
+            // What is behind the query is not seen; the cache may not have it.
+            own if own < block => KvTier::Hot,
+            own => self.kv.tier(own, block),
+        }
+    }
+
+    /// A query's head, rotated, and behind it the factors of the keys' bias.
+    const fn turned_len(&self) -> usize {
+        let factors = match &self.kv.colder {
+            Some(Colder { bias: Some(bias), .. }) => bias.factors(),
+            _ => 0,
+        };
+        self.kv.hot.shape.key_len + factors
+    }
+
+    /// Rotates the queries, if there are tiers that need them so.
+    fn turn(&mut self, pool: &Pool) {
+        let Some(colder) = self.kv.colder else { return };
+        let (heads, len, row) = (self.params.heads, self.shape().key_len, self.turned_len());
+        self.turned.resize(self.tokens() * heads * row, 0.0);
+        let (isa, q, group, tokens) = (self.isa, self.q, self.group(), self.tokens());
+        let turned = Shared::new(&mut self.turned);
+        pool.for_each(tokens, &|token| {
+            for head in token * heads..(token + 1) * heads {
+                // SAFETY: each token is one piece, and a piece is given to one thread.
+                let turned = unsafe { turned.range(head * row, row) };
+                let (to, factors) = turned.split_at_mut(len);
+                to.copy_from_slice(&q[head * len..(head + 1) * len]);
+                if let Some(bias) = &colder.bias {
+                    bias.project(head % heads / group, to, factors);
+                }
+                isa.run(Turn { head: to, back: false });
+            }
+        });
     }
 
     fn queries(&self, kv_head: usize, tile: usize) -> Queries {
@@ -250,44 +304,72 @@ impl Job<'_> {
         let list = queries.list();
         let last = list.iter().map(positions).max().unwrap_or(0) / BLOCK;
         let first = list.iter().map(|q| self.first_position(positions(q))).min().unwrap_or(0);
-        let mut states = [Partial::EMPTY; QUERIES];
+        // What was merged of hot blocks, and of those that are rotated.
+        let mut states = [[Partial::EMPTY; QUERIES]; 2];
         let mut results = [Partial::EMPTY; QUERIES];
         for block in first / BLOCK..=last {
-            self.block(&queries, block, &mut results);
-            for (state, block) in states.iter_mut().zip(&results).take(queries.count) {
-                self.isa.run(Merge { state, block, len: self.kv.shape.value_len });
+            for tier in KvTier::ALL {
+                if list.iter().all(|query| self.tier(positions(query), block) != tier) {
+                    continue;
+                }
+                self.block(&queries, block, tier, &mut results);
+                let states = &mut states[usize::from(tier != KvTier::Hot)];
+                for (state, block) in states.iter_mut().zip(&results).take(queries.count) {
+                    self.isa.run(Merge { state, block, len: self.value_len() });
+                }
             }
         }
-        for (query, state) in list.iter().zip(&states) {
-            self.finish(*query, state);
+        let [states, turned] = &mut states;
+        for (query, (state, turned)) in list.iter().zip(states.iter_mut().zip(turned)) {
+            self.finish(*query, state, turned);
         }
     }
 
-    /// One block for a tile of queries.
-    fn block(&self, queries: &Queries, block: usize, results: &mut [Partial; QUERIES]) {
-        let shape = self.kv.shape;
+    /// One block for those of a tile's queries that see it in `tier`; the others' sums are 0.
+    fn block(
+        &self,
+        queries: &Queries,
+        block: usize,
+        tier: KvTier,
+        results: &mut [Partial; QUERIES],
+    ) {
         let spans = queries.slots.map(|query| {
             let position = self.position(query);
+            if self.tier(position, block) != tier {
+                return (0, 0);
+            }
             let first = self.first_position(position).max(block * BLOCK);
             let end = (position + 1).min((block + 1) * BLOCK);
             // Relative to the block; empty if the query sees none of it.
             (first - block * BLOCK, end.saturating_sub(block * BLOCK))
         });
+        let (from, row) = match tier {
+            KvTier::Hot => (self.q, self.shape().key_len),
+            KvTier::Warm | KvTier::Cold => (&*self.turned, self.turned_len()),
+        };
         let q = queries.slots.map(|query| {
-            let at = (query.token * self.params.heads + query.head) * shape.key_len;
-            &self.q[at..at + shape.key_len]
+            let at = (query.token * self.params.heads + query.head) * row;
+            &from[at..at + row]
         });
-        let Self { isa, params, kv, .. } = *self;
+        let bias = self.kv.colder.and_then(|colder| colder.bias).filter(|_| tier != KvTier::Hot);
+        let bias = bias.map(|bias| (bias, block));
+        let (kv, place) = self.kv.place(tier, block);
+        let Self { isa, params, .. } = *self;
         let fetch = self.tokens() == 1;
-        let call = BlockCall { isa, params, kv, block, spans, q, fetch };
+        let call = BlockCall { isa, params, kv, block: place, spans, q, bias, fetch };
         let mut weights = [[0.0; BLOCK]; QUERIES];
         call.scores(queries.kv_head, queries.count, &mut weights, results);
         call.values(queries.kv_head, queries.count, &weights, results);
     }
 
-    /// Divides by the sum of weights and writes a head's output.
-    fn finish(&self, query: Query, state: &Partial) {
-        let len = self.kv.shape.value_len;
+    /// Rotates back and adds what is rotated, divides by the sum of weights and writes a head's
+    /// output.
+    fn finish(&self, query: Query, state: &mut Partial, turned: &mut Partial) {
+        let len = self.value_len();
+        if turned.sum != 0.0 {
+            self.isa.run(Turn { head: &mut turned.out[..len], back: true });
+            self.isa.run(Merge { state, block: turned, len });
+        }
         // SAFETY: every query belongs to one piece, or to the caller after the pieces.
         let out =
             unsafe { self.out.range((query.token * self.params.heads + query.head) * len, len) };
@@ -295,302 +377,6 @@ impl Job<'_> {
         for (out, value) in out.iter_mut().zip(&state.out) {
             *out = value * inverse;
         }
-    }
-}
-
-/// One block for a tile of queries, with what its two halves need.
-#[derive(Clone, Copy)]
-struct BlockCall<'a> {
-    isa: Isa,
-    params: AttentionParams,
-    kv: KvLayer<'a>,
-    block: usize,
-    /// For each query the positions that it sees, relative to the block, end excluded.
-    spans: [(usize, usize); QUERIES],
-    q: [&'a [f32]; QUERIES],
-    /// Whether memory that comes next is asked for.
-    fetch: bool,
-}
-
-impl BlockCall<'_> {
-    fn scores(
-        self,
-        kv_head: usize,
-        count: usize,
-        weights: &mut [[f32; BLOCK]; QUERIES],
-        results: &mut [Partial; QUERIES],
-    ) {
-        let pages = self.kv.key_pages(kv_head, self.block);
-        let format = self.kv.shape.key_type;
-        let next = self.kv.value_rows(kv_head, self.block);
-        cache::visit(format, ScoresCall { call: self, pages, next, count, weights, results });
-    }
-
-    fn values(
-        self,
-        kv_head: usize,
-        count: usize,
-        weights: &[[f32; BLOCK]; QUERIES],
-        results: &mut [Partial; QUERIES],
-    ) {
-        let rows = self.kv.value_rows(kv_head, self.block);
-        let format = self.kv.shape.value_type;
-        let next = self.kv.key_pages(kv_head, self.block);
-        cache::visit(format, ValuesCall { call: self, rows, next, count, weights, results });
-    }
-}
-
-/// Calls `queries` for as many queries as there are. Many tokens find keys and values in the cache
-/// of the processor, and asking for them costs time.
-macro_rules! for_queries {
-    ($self:ident, $simd:ident) => {
-        match ($self.0.call.fetch, $self.0.count) {
-            (true, 1) => $self.queries::<S, 1, true>($simd),
-            (true, 2) => $self.queries::<S, 2, true>($simd),
-            (true, 3) => $self.queries::<S, 3, true>($simd),
-            (true, _) => $self.queries::<S, QUERIES, true>($simd),
-            (false, 1) => $self.queries::<S, 1, false>($simd),
-            (false, 2) => $self.queries::<S, 2, false>($simd),
-            (false, 3) => $self.queries::<S, 3, false>($simd),
-            (false, _) => $self.queries::<S, QUERIES, false>($simd),
-        }
-    };
-}
-
-struct ScoresCall<'a, 'b> {
-    call: BlockCall<'a>,
-    /// The block's keys, 16 positions a page.
-    pages: &'a [u8],
-    /// Its values, which are asked for on the way.
-    next: &'a [u8],
-    /// Queries that count.
-    count: usize,
-    weights: &'b mut [[f32; BLOCK]; QUERIES],
-    results: &'b mut [Partial; QUERIES],
-}
-
-impl KvVisitor for ScoresCall<'_, '_> {
-    fn visit<K: KvFormat>(self) {
-        self.call.isa.run(Scores::<K>(self, PhantomData));
-    }
-}
-
-struct Scores<'a, 'b, K>(ScoresCall<'a, 'b>, PhantomData<K>);
-
-impl<K: KvFormat> Op for Scores<'_, '_, K> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        for_queries!(self, simd);
-    }
-}
-
-impl<K: KvFormat> Scores<'_, '_, K> {
-    /// Scores, their maximum, weights and the sum of weights of the first `Q` queries.
-    #[inline(always)]
-    fn queries<S: Simd, const Q: usize, const FETCH: bool>(self, simd: S) {
-        let ScoresCall { call, pages, next, weights, results, .. } = self.0;
-        let key_len = call.kv.shape.key_len;
-        let q: [&[f32]; Q] = std::array::from_fn(|i| &call.q[i][..key_len]);
-        let page_bytes = K::key_page_bytes(key_len);
-        let end = call.spans[..Q].iter().map(|span| span.1).max().unwrap_or(0);
-        let minus_infinity = simd.splat(f32::NEG_INFINITY);
-        let mut max = [minus_infinity; Q];
-        // Two vectors at a time, so that there are enough chains to hide their latency.
-        for v in (0..BLOCK / LANES).step_by(2) {
-            // Pages beyond the last position may hold anything; their scores are masked.
-            let scores = if LANES * v < end {
-                let (pages, _) = pages[v * page_bytes..].split_at(2 * page_bytes);
-                let (first, second) = pages.split_at(page_bytes);
-                let mut acc = [[simd.splat(0.0); Q]; 2];
-                for (d, _) in q[0].iter().enumerate() {
-                    // One line a step: with half-precision numbers that is all of the values.
-                    if FETCH {
-                        prefetch_line(next, 0, v / 2 * key_len + d);
-                    }
-                    let a = K::load_key(simd, first, key_len, d);
-                    let b = K::load_key(simd, second, key_len, d);
-                    for i in 0..Q {
-                        let q = simd.splat(q[i][d]);
-                        acc[0][i] = simd.fma(q, a, acc[0][i]);
-                        acc[1][i] = simd.fma(q, b, acc[1][i]);
-                    }
-                }
-                acc
-            } else {
-                [[minus_infinity; Q]; 2]
-            };
-            for (v, scores) in (v..).zip(scores) {
-                for i in 0..Q {
-                    let score = finish_score(simd, call.params, scores[i]);
-                    let score = mask(simd, score, call.spans[i], v);
-                    max[i] = simd.max(score, max[i]);
-                    store_vector(simd, score, &mut weights[i], v);
-                }
-            }
-        }
-        for i in 0..Q {
-            let top = simd.reduce_max(max[i]);
-            results[i].max = top;
-            results[i].sum = 0.0;
-            if call.spans[i].0 < call.spans[i].1 {
-                results[i].sum = exponentiate(simd, &mut weights[i], top);
-            } else {
-                weights[i].fill(0.0);
-            }
-        }
-    }
-}
-
-/// Scale and soft cap of a raw score.
-#[inline(always)]
-fn finish_score<S: Simd>(simd: S, params: AttentionParams, score: S::F) -> S::F {
-    let score = simd.mul(score, simd.splat(params.scale));
-    match params.softcap {
-        None => score,
-        Some(cap) => {
-            let cap = simd.splat(cap);
-            simd.mul(cap, math::tanh(simd, simd.div(score, cap)))
-        }
-    }
-}
-
-/// −∞ outside the span; `v` is the vector's number in the block.
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "positions within a block are below 64")]
-fn mask<S: Simd>(simd: S, score: S::F, span: (usize, usize), v: usize) -> S::F {
-    if span.0 <= LANES * v && LANES * (v + 1) <= span.1 {
-        return score;
-    }
-    let outside = simd.splat(f32::NEG_INFINITY);
-    let position = simd.add(simd.load(&IOTA), simd.splat((LANES * v) as f32));
-    let from_start = simd.select_gt(position, simd.splat(span.0 as f32 - 0.5), score, outside);
-    simd.select_gt(simd.splat(span.1 as f32 - 0.5), position, from_start, outside)
-}
-
-#[inline(always)]
-fn store_vector<S: Simd>(simd: S, value: S::F, to: &mut [f32; BLOCK], v: usize) {
-    let (vectors, _) = to.as_chunks_mut::<LANES>();
-    simd.store(value, &mut vectors[v]);
-}
-
-/// Turns scores into weights e^(s − top) and returns their sum: the four vectors pairwise, then
-/// the lanes by the canonical tree.
-#[inline(always)]
-fn exponentiate<S: Simd>(simd: S, scores: &mut [f32; BLOCK], top: f32) -> f32 {
-    let top = simd.splat(top);
-    let (vectors, _) = scores.as_chunks_mut::<LANES>();
-    let mut sums = [simd.splat(0.0); BLOCK / LANES];
-    for (vector, sum) in vectors.iter_mut().zip(&mut sums) {
-        *sum = math::exp(simd, simd.sub(simd.load(vector), top));
-        simd.store(*sum, vector);
-    }
-    simd.reduce_add(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
-}
-
-struct ValuesCall<'a, 'b> {
-    call: BlockCall<'a>,
-    /// The block's values, a row a position.
-    rows: &'a [u8],
-    /// Its keys; those of the block behind them are asked for on the way.
-    next: &'a [u8],
-    /// Queries that count.
-    count: usize,
-    weights: &'b [[f32; BLOCK]; QUERIES],
-    results: &'b mut [Partial; QUERIES],
-}
-
-impl KvVisitor for ValuesCall<'_, '_> {
-    fn visit<V: KvFormat>(self) {
-        self.call.isa.run(Values::<V>(self, PhantomData));
-    }
-}
-
-struct Values<'a, 'b, V>(ValuesCall<'a, 'b>, PhantomData<V>);
-
-impl<V: KvFormat> Op for Values<'_, '_, V> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        for_queries!(self, simd);
-    }
-}
-
-impl<V: KvFormat> Values<'_, '_, V> {
-    /// Σ weight · value over the positions in order, for the first `Q` queries. A position that
-    /// a query does not see is left out of its sum: a weight of 0 would let in what is not finite.
-    #[inline(always)]
-    fn queries<S: Simd, const Q: usize, const FETCH: bool>(self, simd: S) {
-        let ValuesCall { call, rows, next, weights, results, .. } = self.0;
-        let value_len = call.kv.shape.value_len;
-        let row_bytes = V::value_row_bytes(value_len);
-        let low = |f: fn(&(usize, usize)) -> usize| call.spans[..Q].iter().map(f).min();
-        let high = |f: fn(&(usize, usize)) -> usize| call.spans[..Q].iter().map(f).max();
-        // Positions that some query sees, and among them those that all see.
-        let (start, end) = (low(|span| span.0).unwrap_or(0), high(|span| span.1).unwrap_or(0));
-        let from = high(|span| span.0).unwrap_or(0).clamp(start, end.max(start));
-        let to = low(|span| span.1).unwrap_or(0).clamp(from, end.max(from));
-        for part in (0..value_len.div_ceil(LANES)).step_by(2) {
-            let pair = Pair::<V> { rows, next, row_bytes, value_len, part, format: PhantomData };
-            let mut acc = [[simd.splat(0.0); Q]; 2];
-            pair.add::<S, Q, FETCH, true>(simd, start..from, weights, &call.spans, &mut acc);
-            pair.add::<S, Q, FETCH, false>(simd, from..to, weights, &call.spans, &mut acc);
-            pair.add::<S, Q, FETCH, true>(simd, to..end, weights, &call.spans, &mut acc);
-            for (part, acc) in (part..).zip(acc) {
-                for (acc, result) in acc.into_iter().zip(results.iter_mut()) {
-                    let (vectors, _) = result.out.as_chunks_mut::<LANES>();
-                    if let Some(vector) = vectors.get_mut(part) {
-                        simd.store(acc, vector);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Two neighbouring vectors of every value in a block; the second one may not exist.
-struct Pair<'a, V> {
-    rows: &'a [u8],
-    next: &'a [u8],
-    row_bytes: usize,
-    value_len: usize,
-    part: usize,
-    format: PhantomData<V>,
-}
-
-impl<V: KvFormat> Pair<'_, V> {
-    /// Adds weight · value for each position of `range`, with `CHECK` only where the query's
-    /// span holds it.
-    #[inline(always)]
-    fn add<S: Simd, const Q: usize, const FETCH: bool, const CHECK: bool>(
-        &self,
-        simd: S,
-        range: std::ops::Range<usize>,
-        weights: &[[f32; BLOCK]; QUERIES],
-        spans: &[(usize, usize); QUERIES],
-        acc: &mut [[S::F; Q]; 2],
-    ) {
-        let Self { rows, next, row_bytes, value_len, part, .. } = *self;
-        let second = if LANES * (part + 1) < value_len { part + 1 } else { part };
-        let mut sums = *acc;
-        for (j, row) in range.clone().zip(rows[range.start * row_bytes..].chunks_exact(row_bytes)) {
-            if FETCH {
-                prefetch_line(next, next.len(), part / 2 * BLOCK + j);
-            }
-            let a = V::load_value(simd, row, value_len, part);
-            let b = V::load_value(simd, row, value_len, second);
-            for i in 0..Q {
-                let (first, end) = spans[i];
-                if !CHECK || (first <= j && j < end) {
-                    let weight = simd.splat(weights[i][j % BLOCK]);
-                    sums[0][i] = simd.fma(weight, a, sums[0][i]);
-                    sums[1][i] = simd.fma(weight, b, sums[1][i]);
-                }
-            }
-        }
-        *acc = sums;
     }
 }
 

@@ -255,6 +255,31 @@ impl Elementwise for GeluErf {
     }
 }
 
+/// A NaN stays one, and what is not positive becomes +0 (SPEC N6).
+#[derive(Clone, Copy)]
+struct Relu;
+
+impl Elementwise for Relu {
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        // The second operand is what comes out if either is NaN or both are zeros; the sum turns
+        // −0 into +0.
+        let zero = simd.splat(0.0);
+        simd.add(simd.max(zero, x), zero)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ReluSquared;
+
+impl Elementwise for ReluSquared {
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        let x = Relu.apply(simd, x);
+        simd.mul(x, x)
+    }
+}
+
 /// Applies `f` to every element, the last vector filled up with zeros.
 #[inline(always)]
 fn map<S: Simd>(simd: S, x: &mut [f32], f: impl Elementwise) {
@@ -321,6 +346,8 @@ impl Op for Activate<'_> {
             ActivationFn::Silu => self.apply(simd, Silu),
             ActivationFn::GeluTanh => self.apply(simd, GeluTanh),
             ActivationFn::GeluErf => self.apply(simd, GeluErf),
+            ActivationFn::Relu => self.apply(simd, Relu),
+            ActivationFn::ReluSquared => self.apply(simd, ReluSquared),
         }
     }
 }

@@ -14,6 +14,7 @@ mod isa;
 mod layers;
 mod math;
 mod matmul;
+mod neurons;
 mod panel;
 mod pool;
 mod shared;
@@ -25,14 +26,18 @@ mod tiles;
 
 pub use act::{QuantRows, ScaleBlock};
 pub use attention::{
-    AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, KvLayer, KvLayerMut,
-    MAX_HEAD_LEN, UnknownCacheType, attend, attend_all,
+    AngleTable, AttentionParams, AttentionScratch, BLOCK, CacheShape, CacheType, Colder, ColderMut,
+    KeyBias, KvLayer, KvLayerMut, KvTier, KvTiers, MAX_HEAD_LEN, TierPlan, UnknownCacheType,
+    attend, attend_all,
 };
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
 pub use layers::{Norm, Rotation, activate, add, norm, norm_in_place, rotate, scale, softcap};
 pub use matmul::{
     Inner, Input, Matrix, MatrixError, Product, dot_rows, inner, matmul, scale_block,
+};
+pub use neurons::{
+    ActiveNeurons, NeuronShape, Neurons, NotFiniteScale, finite_scales, neurons, pack_neurons,
 };
 pub use panel::{PANEL_ROWS, pack, packed_bytes};
 pub use pool::{Pool, allowed_processors};

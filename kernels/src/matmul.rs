@@ -245,13 +245,13 @@ pub fn matmul(
 const MOST: usize = 4;
 
 /// Units that a thread should take at least, of `units` that have `bytes` bytes.
-fn least(n: usize, units: usize, bytes: usize) -> usize {
+pub(crate) fn least(n: usize, units: usize, bytes: usize) -> usize {
     let least = if n < MANY { FEW_BYTES } else { MANY_BYTES };
     (least * units).div_ceil(bytes.max(1)).max(1)
 }
 
 /// What a thread reads first of the product of `next` with `n` activation rows.
-fn ahead(pool: &Pool, thread: usize, n: usize, next: &[Option<Matrix<'_>>]) -> Ahead {
+pub(crate) fn ahead(pool: &Pool, thread: usize, n: usize, next: &[Option<Matrix<'_>>]) -> Ahead {
     if n >= MANY {
         return Ahead::NONE;
     }

@@ -1,5 +1,5 @@
 //! Products of tiles: 16 columns of activations with 16 rows of weights in one instruction, on
-//! processors with AMX (SPEC L8).
+//! processors with AMX (SPEC L5).
 //!
 //! The sums are integers and exact, so that neither their order nor who computes them shows.
 

@@ -30,11 +30,36 @@ impl Phase {
 struct Counts {
     /// \[layer + 1\]\[role\]; row 0 is for tensors of the whole model.
     weights: Vec<[u64; ROLES]>,
-    kv_read: u64,
-    kv_written: u64,
+    kv_read: TierBytes,
+    kv_written: TierBytes,
     disk: u64,
     tokens: u64,
     passes: u64,
+}
+
+/// Bytes of the KV cache by tier (SPEC B23); without tiers all are hot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TierBytes {
+    /// Pages as they were written.
+    pub hot: u64,
+    /// Pages with keys in 8 bits and values in 4.
+    pub warm: u64,
+    /// Pages with keys in 4 bits and values in 3.
+    pub cold: u64,
+}
+
+impl TierBytes {
+    /// All tiers together.
+    pub const fn total(&self) -> u64 {
+        self.hot + self.warm + self.cold
+    }
+
+    /// Adds other counts.
+    pub const fn add(&mut self, other: Self) {
+        self.hot += other.hot;
+        self.warm += other.warm;
+        self.cold += other.cold;
+    }
 }
 
 const ROLES: usize = Role::COUNT;
@@ -65,6 +90,10 @@ pub struct PhaseBytes {
     pub kv_read: u64,
     /// KV cache bytes written.
     pub kv_written: u64,
+    /// `kv_read` by tier.
+    pub kv_read_tiers: TierBytes,
+    /// `kv_written` by tier.
+    pub kv_written_tiers: TierBytes,
     /// Bytes read of the disk while its passes ran, those ahead of their use included.
     pub disk: u64,
 }
@@ -82,6 +111,8 @@ impl PhaseBytes {
         self.weights += other.weights;
         self.kv_read += other.kv_read;
         self.kv_written += other.kv_written;
+        self.kv_read_tiers.add(other.kv_read_tiers);
+        self.kv_written_tiers.add(other.kv_written_tiers);
         self.disk += other.disk;
         for entry in &other.roles {
             match self.roles.iter_mut().find(|known| known.role == entry.role) {
@@ -110,8 +141,8 @@ impl Ledger {
     pub fn new(layers: usize) -> Self {
         let counts = |_| Counts {
             weights: vec![[0; ROLES]; layers + 1],
-            kv_read: 0,
-            kv_written: 0,
+            kv_read: TierBytes::default(),
+            kv_written: TierBytes::default(),
             disk: 0,
             tokens: 0,
             passes: 0,
@@ -139,10 +170,10 @@ impl Ledger {
     }
 
     /// Counts bytes read from and written to the KV cache.
-    pub fn kv(&mut self, read: usize, written: usize) {
+    pub fn kv(&mut self, read: TierBytes, written: TierBytes) {
         let counts = &mut self.counts[self.phase as usize];
-        counts.kv_read += read as u64;
-        counts.kv_written += written as u64;
+        counts.kv_read.add(read);
+        counts.kv_written.add(written);
     }
 
     /// Counts bytes that were read of the disk.
@@ -164,8 +195,10 @@ impl Ledger {
             passes: counts.passes,
             weights: roles.iter().map(|entry| entry.bytes).sum(),
             roles,
-            kv_read: counts.kv_read,
-            kv_written: counts.kv_written,
+            kv_read: counts.kv_read.total(),
+            kv_written: counts.kv_written.total(),
+            kv_read_tiers: counts.kv_read,
+            kv_written_tiers: counts.kv_written,
             disk: counts.disk,
         }
     }
@@ -190,12 +223,14 @@ mod tests {
         ledger.read(down(0), 10);
         ledger.read(down(1), 20);
         ledger.read(TensorName { role: Role::Head, layer: None }, 5);
-        ledger.kv(3, 2);
+        let read = TierBytes { hot: 1, warm: 2, cold: 0 };
+        ledger.kv(read, TierBytes { hot: 2, ..TierBytes::default() });
         ledger.disk(50);
         let decode = ledger.phase(Phase::Decode);
         assert_eq!((decode.tokens, decode.passes, decode.weights), (1, 1, 35));
         assert_eq!(decode.group(RoleGroup::Ffn), 30);
         assert_eq!((decode.kv_read, decode.kv_written, decode.disk), (3, 2, 50));
+        assert_eq!((decode.kv_read_tiers, decode.kv_written_tiers.hot), (read, 2));
         assert_eq!(ledger.layer(Phase::Decode, 1), 20);
         assert_eq!(ledger.phase(Phase::Prefill).weights, 1000);
         assert!((decode.read_per_token() - 38.0).abs() < 1e-9);

@@ -27,7 +27,7 @@ mod trace;
 pub use budget::{available_bytes, parse_bytes};
 pub use disk::DiskError;
 pub use ladder::{Ladder, Step};
-pub use ledger::{Ledger, Phase, PhaseBytes, RoleBytes};
+pub use ledger::{Ledger, Phase, PhaseBytes, RoleBytes, TierBytes};
 pub use mapping::{MapError, Mapping};
 pub use memory::{KvArena, OutOfMemory, peak_resident_bytes, resident_bytes};
 pub use panels::{Origin, PanelError, PanelWriter, Panels, open_panels, panel_origin};

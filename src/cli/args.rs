@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use aios_engine::ExecutorOptions;
+use aios_engine::{ExecutorOptions, KvTiering};
 use aios_kernels::{CacheType, Isa, IsaError, IsaName};
 use clap::{Args, ValueEnum};
 
@@ -91,6 +91,7 @@ impl ContextArgs {
         (options.threads, options.threads_batch) = threads.resolve(options.threads);
         options.cache_k = self.cache.cache_type_k;
         options.cache_v = self.cache.cache_type_v;
+        self.cache.tiers.set(&mut options);
         options.ram = self.memory.ram.or(options.ram);
         options
     }
@@ -140,6 +141,30 @@ pub struct CacheArgs {
     /// The type of the cached values (-ctv).
     #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
     pub cache_type_v: CacheType,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub tiers: TierArgs,
+}
+
+/// How older keys and values are kept.
+#[derive(Args, Clone, Debug)]
+pub struct TierArgs {
+    /// Keep older keys and values in fewer bits, all but the first 64 positions and the newest
+    /// 128 to 191: warm has keys in 8 bits and values in 4; cold also, from some 1,000 positions
+    /// back, keys in 4 bits and values in 3. It changes results a little.
+    #[arg(long, value_name = "off|warm|cold", default_value_t = KvTiering::Off)]
+    pub kv_tiers: KvTiering,
+    /// The most memory for keys and values, such as 40M: an error says if it is not enough; what
+    /// tiers leave of it lets a conversation go back farther without reading it again.
+    #[arg(long, value_name = "BYTES", value_parser = aios_residency::parse_bytes)]
+    pub kv_budget: Option<u64>,
+}
+
+impl TierArgs {
+    fn set(&self, options: &mut ExecutorOptions) {
+        options.kv_tiers = self.kv_tiers;
+        options.kv_budget = self.kv_budget;
+    }
 }
 
 /// How a measurement computes. The cache's type depends on whether it is exact.
@@ -148,7 +173,7 @@ pub struct ComputeArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub threads: ThreadArgs,
-    /// Compute with this instruction set: scalar, avx2 or avx512 [default: the best there is].
+    /// Compute with this instruction set: scalar, avx2, avx512 or amx [default: the best there is].
     #[arg(long, value_name = "NAME")]
     pub isa: Option<IsaName>,
     /// Compute with dequantised f32 weights and unquantised activations; slow.
@@ -160,6 +185,9 @@ pub struct ComputeArgs {
     /// The type of the cached values (-ctv) [default: f16, or f32 with --exact].
     #[arg(long, value_name = "TYPE")]
     pub cache_type_v: Option<CacheType>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub tiers: TierArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub memory: MemoryArgs,
@@ -179,6 +207,7 @@ impl ComputeArgs {
         options.cache_k = self.cache_type_k.unwrap_or(cache);
         options.cache_v = self.cache_type_v.unwrap_or(cache);
         options.ram = self.memory.ram;
+        self.tiers.set(&mut options);
         Ok(options)
     }
 }

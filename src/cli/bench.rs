@@ -85,6 +85,8 @@ struct Report {
     threads_batch: usize,
     cache_type_k: &'static str,
     cache_type_v: &'static str,
+    kv_tiers: &'static str,
+    kv_cache_bytes: usize,
     n_prompt: usize,
     n_gen: usize,
     tokens_per_pass: usize,
@@ -219,6 +221,8 @@ fn report(
         threads_batch: options.threads_batch,
         cache_type_k: options.cache_k.name(),
         cache_type_v: options.cache_v.name(),
+        kv_tiers: options.kv_tiers.name(),
+        kv_cache_bytes: executor.cache_bytes(),
         n_prompt: plan.prompt,
         n_gen: plan.generate,
         tokens_per_pass: plan.pass,
@@ -244,7 +248,12 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let (k, v) = (report.cache_type_k, report.cache_type_v);
     let arithmetic = if report.exact { ", exact" } else { "" };
     let size = report.model_bytes as f64 / 1e6;
-    writeln!(out, "{model}, {size:.1} MB of tensors; {isa}{arithmetic}, cache {k}/{v},")?;
+    let tiers = match report.kv_tiers {
+        "off" => String::new(),
+        tiers => format!(" with {tiers} tiers"),
+    };
+    let cache = format!("cache {k}/{v}{tiers}");
+    writeln!(out, "{model}, {size:.1} MB of tensors; {isa}{arithmetic}, {cache},")?;
     writeln!(out, "{threads} threads to generate, {threads_batch} to read the prompt\n")?;
     writeln!(out, "| test | unit | mean ± sd | median | repetitions |")?;
     writeln!(out, "|---|---|---:|---:|---|")?;

@@ -18,6 +18,7 @@ mod doctor;
 mod embed;
 mod headroom;
 mod inspect;
+mod levers;
 mod logits;
 mod lookup;
 mod memory;
@@ -129,6 +130,7 @@ enum Command {
     Compliance(compliance::ComplianceArgs),
     Catalog(compliance::CatalogArgs),
     Headroom(headroom::HeadroomArgs),
+    Levers(levers::LeversArgs),
     Simulate(simulate::SimulateArgs),
     Acceptance(acceptance::AcceptanceArgs),
     Lookup(lookup::LookupArgs),
@@ -195,6 +197,7 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compliance(args) => compliance::run(&args),
         Command::Catalog(args) => compliance::run_catalog(&args),
         Command::Headroom(args) => headroom::run(&args),
+        Command::Levers(args) => levers::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
         Command::Lookup(args) => lookup::run(&args),

@@ -37,7 +37,7 @@ pub(super) struct ReplayArgs {
     /// The model's file, if it is not where it was: its SHA-256 must be the record's.
     #[arg(short, long, value_name = "FILE|NAME")]
     model: Option<String>,
-    /// Compute with this instruction set: scalar, avx2 or avx512 [default: the best there is].
+    /// Compute with this instruction set: scalar, avx2, avx512 or amx [default: the best there is].
     #[arg(long, value_name = "NAME")]
     isa: Option<IsaName>,
     /// Draft tokens while running again.

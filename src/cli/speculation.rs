@@ -286,7 +286,7 @@ fn key(session: &Session, draft: Option<&DraftModel>) -> Option<String> {
     part(&crate::doctor::Report::collect(Path::new("/")).cpu.model.unwrap_or_default());
     part(options.isa.description());
     part(&format!("{} {}", options.threads, options.threads_batch));
-    part(&format!("{} {}", options.cache_k, options.cache_v));
+    part(&format!("{} {} {}", options.cache_k, options.cache_v, options.kv_tiers));
     // Passes that read weights from disk cost something else.
     part(&format!("{:?} {}", options.ram, executor.streamed_file().is_some()));
     // In a short context there is less to time.

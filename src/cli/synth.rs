@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use aios_contract::ActivationFn;
 use aios_validation::synth::{self, Progress, Quant, Recipe, SHAPES, Shape};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -20,6 +21,7 @@ Examples:
   aios synth --shape falcon-7b --quant Q4_K_M falcon-7b-synthetic.gguf
   aios synth --shape llama-3.1-8b --layers 2 --vocab 512 small.gguf
   aios synth --shape smollm2-135m --alias 16 shared.gguf
+  aios synth --shape llama-3.2-1b --activation relu zeros.gguf
 
 The file runs as fast as the real model would and says nothing of sense; its metadata marks it as
 synthetic. The same arguments give the same bytes.")]
@@ -40,6 +42,10 @@ pub struct SynthArgs {
     /// So many tokens instead of the shape's own number.
     #[arg(long, value_name = "N")]
     vocab: Option<u32>,
+    /// The activation of the feed-forward parts instead of the architecture's own. With random
+    /// weights half of the neurons of `relu` and `relu2` are zero.
+    #[arg(long, value_name = "NAME", value_parser = activation_parser())]
+    activation: Option<ActivationFn>,
     /// Share matrices: those of the layers of 40 to 60 % depth are those of the first of them, plus
     /// deltas of this rank, as the Model Contract's R3 has it.
     #[arg(long, value_name = "RANK")]
@@ -57,6 +63,11 @@ fn shape_parser() -> impl TypedValueParser<Value = &'static Shape> {
         .try_map(|name| Shape::named(&name))
 }
 
+fn activation_parser() -> impl TypedValueParser<Value = ActivationFn> {
+    PossibleValuesParser::new(ActivationFn::ALL.map(ActivationFn::name))
+        .try_map(|name| ActivationFn::from_name(&name).ok_or("unknown activation"))
+}
+
 fn quant_parser() -> impl TypedValueParser<Value = Quant> {
     PossibleValuesParser::new(Quant::all().map(Quant::name)).try_map(|name| name.parse::<Quant>())
 }
@@ -66,8 +77,8 @@ fn quant_parser() -> impl TypedValueParser<Value = Quant> {
 /// # Errors
 /// Those of [`Recipe::plan`] and [`synth::Plan::create`]; [`Interrupted`] on Ctrl-C.
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
-    let &SynthArgs { shape, quant, seed, layers, vocab, .. } = args;
-    let mut plan = Recipe { shape, quant, seed, layers, vocab }.plan()?;
+    let &SynthArgs { shape, quant, seed, layers, vocab, activation, .. } = args;
+    let mut plan = Recipe { shape, quant, seed, layers, vocab, activation }.plan()?;
     if let Some(rank) = args.alias {
         plan = plan.with_aliases(rank)?;
     }

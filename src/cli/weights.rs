@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aios_engine::{Model, RepackError};
+use aios_engine::{AdoptError, Model, RepackError, ZeroLimits};
 use aios_residency::plan::{Plan, PlanError};
 use clap::{Args, ValueEnum};
 
-use super::Terminal;
 use super::plan::{hardware, plan_folder};
+use super::{Terminal, Usage};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::models::{Observer, cache_folder};
 
@@ -33,9 +33,13 @@ pub struct WeightArgs {
     /// saves time. Results are the same.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
     pub screen: ScreenMode,
+    /// Whether passes of one token skip neurons whose output is zero, by a plan of a model with
+    /// ReLU: auto where the profiler found that it saves time. Results are the same.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
+    pub zeros: ScreenMode,
 }
 
-/// When the output matrix is screened.
+/// When a part of a plan is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScreenMode {
     /// Whenever there is a plan.
@@ -44,6 +48,20 @@ pub enum ScreenMode {
     Off,
     /// Where there is a plan that found it to save time.
     Auto,
+    /// As the plan has it, also where that saves no time: for measurements.
+    #[value(skip)]
+    Always,
+}
+
+impl ScreenMode {
+    /// Whether what pays or does not is followed.
+    const fn follows(self, pays: bool) -> bool {
+        match self {
+            Self::On | Self::Always => true,
+            Self::Off => false,
+            Self::Auto => pays,
+        }
+    }
 }
 
 impl WeightArgs {
@@ -59,14 +77,36 @@ impl WeightArgs {
         exact: bool,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
+        for (option, mode) in [("--screen", self.screen), ("--zeros", self.zeros)] {
+            if self.no_plan && mode == ScreenMode::On {
+                let what = format!("{option} on follows a plan, which --no-plan does not look for");
+                return Err(Usage(what).into());
+            }
+        }
         if exact {
             return Ok(Model::load(path)?);
         }
         let model = self.load_unplanned(path, interrupt)?;
-        if !self.no_plan && self.screen != ScreenMode::Off {
+        let unwanted = [self.screen, self.zeros].iter().all(|mode| *mode == ScreenMode::Off);
+        if !self.no_plan && !unwanted {
             self.follow(&model);
         }
         Ok(model)
+    }
+
+    /// As [`Self::load`], with all that a plan has, also where it saves no time: what is to be
+    /// measured must be there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_to_measure(
+        &self,
+        path: &Path,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Arc<Model>> {
+        let always = |mode| if mode == ScreenMode::Auto { ScreenMode::Always } else { mode };
+        let (screen, zeros) = (always(self.screen), always(self.zeros));
+        Self { screen, zeros, ..self.clone() }.load(path, false, interrupt)
     }
 
     /// Follows the model's plan, if there is one.
@@ -78,20 +118,24 @@ impl WeightArgs {
                  (--no-plan does without)"
             ));
         };
-        let asked = self.plan.is_some() || self.screen == ScreenMode::On;
+        let modes = [self.screen, self.zeros];
+        let asked = self.plan.is_some() || modes.contains(&ScreenMode::On);
         let Some(folder) = self.plan.clone().or_else(|| plan_folder(model).ok()) else { return };
         let plan = match model.identity() {
             Ok((_, stamp)) => Plan::open(&folder, &stamp, &hardware()),
             Err(error) => return refused(&error),
         };
-        let plan = match plan {
+        let mut plan = match plan {
             Ok(plan) => plan,
             Err(PlanError::Missing { .. }) if !asked => return,
             Err(error) => return refused(&error),
         };
+        if let Err(error) = self.follow_neurons(model, &mut plan) {
+            return refused(&error);
+        }
         let screen = &plan.manifest.screen;
-        if !screen.pays && self.screen == ScreenMode::Auto {
-            return tracing::info!("the plan found that screening the head saves no time here");
+        if !self.screen.follows(screen.pays) {
+            return tracing::info!("the head is not screened: it saves no time here, or is off");
         }
         let (most, fraction) = (screen.positions_most, screen.greedy.fraction);
         let group = model.bytes_per_token();
@@ -106,6 +150,39 @@ impl WeightArgs {
             )),
             Err(error) => refused(&error),
         }
+    }
+
+    /// Follows what a plan says of zero neurons.
+    fn follow_neurons(&self, model: &Model, plan: &mut Plan) -> Result<(), AdoptError> {
+        let terminal = Terminal::new();
+        let Some(ffn) = plan.manifest.ffn.clone() else {
+            if self.zeros == ScreenMode::On {
+                let name = model.config().ffn.activation.name();
+                terminal.notice(&format!(
+                    "no neurons are skipped: the plan has none, as the model's activation is \
+                     {name}, or its down projections are in a format for which there are none"
+                ));
+            }
+            return Ok(());
+        };
+        let limits = match self.zeros {
+            ScreenMode::On => ZeroLimits::BYTES,
+            ScreenMode::Always => ZeroLimits::of(&ffn),
+            ScreenMode::Auto if ffn.pays => ZeroLimits::of(&ffn),
+            ScreenMode::Auto => {
+                tracing::info!("zero neurons are computed: skipping them saves no time here");
+                return Ok(());
+            }
+            ScreenMode::Off => return Ok(()),
+        };
+        model.adopt_neurons(plan, limits)?;
+        terminal.notice(&format!(
+            "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of feed-forward \
+             weights for a token, same results (--zeros off does without)",
+            megabytes(ffn.read_bytes),
+            megabytes(ffn.whole_bytes),
+        ));
+        Ok(())
     }
 
     /// Loads the model in the file at `path`. Repacked weights are made on the first use of a

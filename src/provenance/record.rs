@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use aios_engine::Model;
+use aios_engine::{KvTiering, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::router::Tier;
@@ -295,10 +295,21 @@ pub struct Quality {
     pub cache_k: String,
     /// The type of the cached values.
     pub cache_v: String,
+    /// The tiers of older keys and values; left out where there were none.
+    #[serde(default = "no_tiers", skip_serializing_if = "is_no_tiers")]
+    pub kv_tiers: String,
     /// Whether weights were dequantised and activations were not quantised.
     pub exact: bool,
     /// Positions of the context.
     pub context: u64,
+}
+
+fn no_tiers() -> String {
+    KvTiering::Off.name().to_owned()
+}
+
+fn is_no_tiers(name: &str) -> bool {
+    name == KvTiering::Off.name()
 }
 
 /// Where the weights were and how they were read. Nothing here changes a result (P1).
@@ -322,6 +333,9 @@ pub struct Plan {
     pub screen_sha256: Option<String>,
     /// The most positions of a pass that it screened.
     pub screen_positions_most: Option<u64>,
+    /// The SHA-256 of the table by which zero neurons were skipped; null if none were.
+    #[serde(default)]
+    pub zeros_sha256: Option<String>,
     /// The most memory that the process has had resident.
     pub peak_resident_bytes: Option<u64>,
 }

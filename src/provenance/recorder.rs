@@ -375,6 +375,7 @@ fn quality(session: &Session) -> Quality {
     Quality {
         cache_k: options.cache_k.to_string(),
         cache_v: options.cache_v.to_string(),
+        kv_tiers: options.kv_tiers.to_string(),
         exact: options.exact,
         context: options.context as u64,
     }
@@ -383,6 +384,7 @@ fn quality(session: &Session) -> Quality {
 fn plan(session: &Session, stats: Option<&GenerationStats>) -> Plan {
     let (executor, residency) = (session.executor(), stats.map(|stats| &stats.residency));
     let screen = executor.model().head_screen();
+    let zeros = executor.model().ffn_neurons().filter(|_| executor.skips_zeros());
     let ladder = residency.into_iter().flat_map(|residency| &residency.ladder);
     Plan {
         ram_bytes: executor.options().ram,
@@ -394,6 +396,7 @@ fn plan(session: &Session, stats: Option<&GenerationStats>) -> Plan {
         batch: Some(executor.options().batch as u64),
         screen_sha256: screen.map(|screen| screen.sha256().to_owned()),
         screen_positions_most: screen.map(|screen| screen.positions_most() as u64),
+        zeros_sha256: zeros.map(|neurons| neurons.sha256().to_owned()),
         peak_resident_bytes: aios_residency::peak_resident_bytes(),
     }
 }

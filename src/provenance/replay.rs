@@ -122,6 +122,10 @@ pub fn options(of: &Request, machine: ExecutorOptions) -> Result<ExecutorOptions
         value.parse().map_err(|_| Unprovable::Unknown { what, value: value.clone() })
     };
     let quality = &of.quality;
+    let kv_tiers = quality.kv_tiers.parse().map_err(|_| Unprovable::Unknown {
+        what: "quality.kv_tiers",
+        value: quality.kv_tiers.clone(),
+    })?;
     let context = usize::try_from(quality.context);
     let unknown = |_| {
         let value = quality.context.to_string();
@@ -131,6 +135,7 @@ pub fn options(of: &Request, machine: ExecutorOptions) -> Result<ExecutorOptions
         context: context.map_err(unknown)?,
         cache_k: cache("quality.cache_k", &quality.cache_k)?,
         cache_v: cache("quality.cache_v", &quality.cache_v)?,
+        kv_tiers,
         exact: quality.exact,
         ..machine
     })

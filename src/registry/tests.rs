@@ -291,7 +291,14 @@ fn a_stamped_file_is_synthetic() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.gguf");
     let shape = Shape::named("llama-3.2-1b").unwrap();
-    let recipe = Recipe { shape, quant: Quant::Q4_0, seed: 1, layers: Some(1), vocab: Some(512) };
+    let recipe = Recipe {
+        shape,
+        quant: Quant::Q4_0,
+        seed: 1,
+        layers: Some(1),
+        vocab: Some(512),
+        activation: None,
+    };
     let go_on = |_| std::ops::ControlFlow::Continue(());
     recipe.plan().unwrap().create(&path, false, go_on).unwrap();
     let registry = local(&[ModelEntry::of_file("s", ModelRole::Main, path)], folder.path());

@@ -72,6 +72,21 @@ impl Statistics {
     }
 }
 
+/// Goes back to the plan's depth, or there; a cache with tiers may have to begin anew.
+fn go_to(
+    executor: &mut Executor,
+    plan: &Plan,
+    ids: &[u32],
+    between: &mut dyn FnMut() -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    executor.truncate(plan.depth);
+    if executor.len() == plan.depth {
+        return Ok(());
+    }
+    executor.truncate(0);
+    if plan.blank { executor.skip_to(plan.depth) } else { read(executor, ids, between) }
+}
+
 /// Carries out `plan`. `between` is called before every pass of a prompt and every generated
 /// token; what it returns ends the measurement, so it must be quick.
 ///
@@ -95,15 +110,12 @@ pub fn measure(
         }
     }
     if plan.generate > 0 {
+        let depth = tokens.take(plan.depth);
         executor.truncate(0);
-        if plan.blank {
-            executor.skip_to(plan.depth)?;
-        } else {
-            read(executor, &tokens.take(plan.depth), between)?;
-        }
+        go_to(executor, plan, &depth, between)?;
         generate(executor, &tokens.take(plan.pass), plan.pass, between)?;
         for _ in 0..plan.repetitions {
-            executor.truncate(plan.depth);
+            go_to(executor, plan, &depth, between)?;
             executor.reset_ledger();
             let ids = tokens.take(plan.generate);
             let seconds = timed(|| generate(executor, &ids, plan.pass, between))?;

@@ -14,6 +14,7 @@ pub mod counters;
 pub mod divergence;
 pub mod dots;
 pub mod headroom;
+pub mod levers;
 pub mod logits;
 pub mod perplexity;
 pub mod plot;

@@ -105,6 +105,8 @@ pub struct Environment {
     pub exact: bool,
     /// The types of the cached keys and values.
     pub cache_types: [&'static str; 2],
+    /// The tiers of older keys and values.
+    pub kv_tiers: &'static str,
 }
 
 impl Environment {
@@ -117,6 +119,17 @@ impl Environment {
             threads,
             exact: options.exact,
             cache_types: [options.cache_k.name(), options.cache_v.name()],
+            kv_tiers: options.kv_tiers.name(),
+        }
+    }
+}
+
+impl Environment {
+    /// The cache's tiers, where it has some, as the end of a sentence about the cache.
+    pub fn with_tiers(&self) -> String {
+        match self.kv_tiers {
+            "off" => String::new(),
+            tiers => format!(", with {tiers} tiers"),
         }
     }
 }

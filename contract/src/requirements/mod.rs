@@ -331,6 +331,8 @@ impl From<ActivationFn> for Activation {
             ActivationFn::Silu => Self::Silu,
             ActivationFn::GeluTanh => Self::GeluTanh,
             ActivationFn::GeluErf => Self::GeluErf,
+            ActivationFn::Relu => Self::Relu,
+            ActivationFn::ReluSquared => Self::ReluSquared,
         }
     }
 }

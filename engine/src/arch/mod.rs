@@ -28,6 +28,7 @@ struct Spec {
     fused_qkv: bool,
     qk_norm: bool,
     ffn: FfnLayout,
+    /// The activation of files that do not name one.
     activation: ActivationFn,
     /// Whether token embeddings are multiplied by √d_model.
     scaled_embedding: bool,
@@ -215,7 +216,11 @@ pub fn read_config(metadata: &Metadata, vocab: usize) -> Result<ModelConfig, Con
         norm: NormConfig { kind: spec.norm, epsilon },
         attention,
         rope,
-        ffn: FfnConfig { len: ffn_len, layout: spec.ffn, activation: spec.activation },
+        ffn: FfnConfig {
+            len: ffn_len,
+            layout: spec.ffn,
+            activation: read_activation(&keys, spec)?,
+        },
         embedding_scale,
         logit_softcap: keys.float("final_logit_softcapping")?,
     })
@@ -234,6 +239,15 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// The activation that the file names, for models that were trained further with another one than
+/// their architecture's (SPEC A2).
+fn read_activation(keys: &Keys<'_>, spec: &Spec) -> Result<ActivationFn, ConfigError> {
+    const KEY: &str = "hidden_activation";
+    let Some(name) = keys.metadata.str(&keys.key(KEY))? else { return Ok(spec.activation) };
+    let known = ActivationFn::from_name(name);
+    known.ok_or_else(|| keys.bad(KEY, name, "is none of silu, gelu, gelu_erf, relu and relu2"))
 }
 
 fn read_attention(

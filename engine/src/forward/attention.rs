@@ -34,6 +34,8 @@ impl Executor {
         rotate_rows(isa, (rope, table), config, q, config.q_len());
         rotate_rows(isa, (rope, table), config, k, config.k_len());
         cache.write(isa, index, start, k, v);
+        let end = start + k.len() / config.k_len();
+        let demoted = cache.demote(isa, index, end - 1);
         let params = AttentionParams {
             heads: attention.heads,
             scale: attention.scale,
@@ -41,9 +43,9 @@ impl Executor {
             window: window.map(|window| window.size),
         };
         attend(isa, &pool, params, cache.layer(index), start, q, attended, scratch);
-        let end = start + k.len() / config.k_len();
         let first = params.window.map_or(0, |window| (start + 1).saturating_sub(window));
         meter.cache(index, cache.layer(index), start..end, first..end);
+        meter.demoted(demoted);
         let len = attention.heads * attention.value_len;
         let output = [layer.o.entry(branch)];
         context.project((blocks, meter), attended, len, output, layer.ffn.first());

@@ -16,6 +16,9 @@ impl Executor {
     /// For few tokens what goes into the down projection is computed and quantised in one join,
     /// unless somebody wants to see it first or it is not quantised.
     pub(super) fn feed_forward(&mut self, model: &Model, index: usize, ffn: &Ffn) {
+        if self.skip_zeros(model, index, ffn) {
+            return;
+        }
         let next = after(model, index);
         let down = [Some(&ffn.down.tensor), None, None];
         let scales = scale_block(ffn.down.tensor.dtype);
@@ -51,7 +54,7 @@ impl Executor {
 }
 
 /// What is read after a layer.
-fn after(model: &Model, index: usize) -> Next<'_> {
+pub(super) fn after(model: &Model, index: usize) -> Next<'_> {
     let weights = model.weights();
     match weights.layers.get(index + 1) {
         Some(layer) => layer.first(),

@@ -6,8 +6,9 @@ mod head;
 mod project;
 mod screen;
 mod trace;
+mod zeros;
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, KvPlan, KvTiering};
 use crate::error::EngineError;
 use crate::memory::{Memory, Need, longest_input};
 use crate::meter::{Meter, Observer};
@@ -23,9 +24,11 @@ use screen::Screening;
 use std::path::Path;
 use std::sync::Arc;
 use trace::Trace;
+use zeros::Zeroing;
 
 pub use screen::{Chooser, Scores, ScreenStats};
 pub use trace::StateDigest;
+pub use zeros::ZeroStats;
 
 /// How an executor is set up.
 #[derive(Clone, Debug)]
@@ -40,6 +43,11 @@ pub struct ExecutorOptions {
     pub cache_k: CacheType,
     /// How values are stored.
     pub cache_v: CacheType,
+    /// The tiers that older keys and values go to; other than `Off` they change results.
+    pub kv_tiers: KvTiering,
+    /// The most bytes that the cache may take; what tiers leave of it keeps more hot pages, from
+    /// which a sequence can be taken back farther. It changes no result.
+    pub kv_budget: Option<u64>,
     /// The instruction set.
     pub isa: Isa,
     /// The most tokens in a pass; longer prompts take several. It changes speed, not results.
@@ -61,6 +69,8 @@ impl ExecutorOptions {
             threads_batch: threads,
             cache_k: CacheType::F16,
             cache_v: CacheType::F16,
+            kv_tiers: KvTiering::Off,
+            kv_budget: None,
             isa: Isa::detect(),
             batch: 512,
             exact: false,
@@ -91,6 +101,7 @@ pub struct Executor {
     state: State,
     meter: Meter,
     screening: Screening,
+    zeroing: Zeroing,
     trace: Option<Trace>,
     len: usize,
 }
@@ -153,10 +164,11 @@ impl Executor {
             threads => start(threads)?,
         };
         let config = model.config();
-        let cache = KvCache::new(config, options.context, [options.cache_k, options.cache_v])?;
+        let plan = KvPlan::new(&model, &options)?;
+        let cache = KvCache::new(&model, plan)?;
         let attention = &config.attention;
         let (heads, kv_heads) = (attention.heads, attention.kv_heads);
-        let scratch = AttentionScratch::with_capacity(heads, kv_heads, cache.shape().capacity);
+        let scratch = AttentionScratch::with_capacity(heads, kv_heads, plan.positions());
         let need = Need::new(&model, cache.bytes(), scratch.bytes());
         let (memory, batch) = Memory::new(&model, &options, need)?;
         let context = Context {
@@ -175,7 +187,9 @@ impl Executor {
         let state = State { scratch, ..State::default() };
         let options = ExecutorOptions { batch, ..options };
         let screening = Screening::new(model.head_screen().cloned());
-        Ok(Self { model, options, context, cache, state, meter, screening, trace: None, len: 0 })
+        let zeroing = Zeroing::new(model.ffn_neurons().cloned());
+        let trace = None;
+        Ok(Self { model, options, context, cache, state, meter, screening, zeroing, trace, len: 0 })
     }
 
     /// The model.
@@ -239,9 +253,12 @@ impl Executor {
         std::mem::replace(&mut self.meter.observer, observer)
     }
 
-    /// Forgets the positions from `len` on.
+    /// Forgets the positions from `len` on. Where the cache has tiers and `len` is far behind, it
+    /// cannot go on from there, and forgets all but the first positions; [`Self::len`] tells.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if len < self.len {
+            self.len = self.cache.truncate(len);
+        }
         if let Some(trace) = &mut self.trace {
             trace.truncate(self.len);
         }
@@ -280,6 +297,7 @@ impl Executor {
             return Err(EngineError::PromptTooLong { tokens: len, context: self.context() });
         }
         self.len = len;
+        self.cache.commit(len);
         Ok(())
     }
 
@@ -399,6 +417,7 @@ impl Executor {
             self.layer(&model, index, layer, start);
         }
         self.len += n;
+        self.cache.commit(self.len);
         self.digest_states(&model, start);
         let outcome = self.logits(&model, start, logits, best, chooser);
         self.meter.ledger.disk(self.context.memory.new_disk_bytes());

@@ -5,8 +5,8 @@ use crate::meter::Meter;
 use crate::model::{Delta, Ffn, FfnInput, Layer, Projection, Tensor};
 use aios_contract::ActivationFn;
 use aios_kernels::{
-    Inner, Input, Isa, Matrix, Pool, Product, QuantRows, ScaleBlock, add, inner, matmul,
-    scale_block,
+    ActiveNeurons, Inner, Input, Isa, Matrix, Neurons, Pool, Product, QuantRows, ScaleBlock, add,
+    inner, matmul, neurons, scale_block,
 };
 use aios_residency::BlockTable;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Quants {
         Self { q32: rows(ScaleBlock::B32), q256: rows(ScaleBlock::B256) }
     }
 
-    fn of(&mut self, block: ScaleBlock) -> &mut QuantRows {
+    pub(super) fn of(&mut self, block: ScaleBlock) -> &mut QuantRows {
         match block {
             ScaleBlock::B32 => &mut self.q32,
             ScaleBlock::B256 => &mut self.q256,
@@ -171,6 +171,31 @@ impl Context {
         let input = self.inner.input(x, len, scales);
         let owned = (&mut self.memory, &mut self.deltas);
         multiply(owned, measure, (isa, &pool), input, [entry], next);
+    }
+}
+
+impl Context {
+    /// As [`Self::project_inner`], with the down projection stored neuron by neuron, of the neurons
+    /// `active` alone.
+    pub(super) fn project_active(
+        &mut self,
+        (blocks, meter): (&BlockTable, &mut Meter),
+        (weights, active): (Neurons<'_>, &ActiveNeurons),
+        (entry, scales): (Entry<'_>, ScaleBlock),
+        next: Next<'_>,
+    ) {
+        let (isa, pool) = (self.isa, self.pool());
+        let Entry { tensor, bias, out, .. } = entry;
+        self.memory.count(tensor);
+        let name = blocks.block(tensor.id).name;
+        meter.rows(name, weights.shape().read_bytes(active), weights.reads(active));
+        if let Some(bias) = bias {
+            meter.weights(name, size_of_val(bias), bias);
+        }
+        let next = matrices(&self.memory, next, blocks);
+        let x = (&*self.inner.of(scales), active);
+        neurons(isa, &pool, weights, x, bias, out, &next);
+        meter.wrote(out);
     }
 }
 

@@ -167,6 +167,7 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
         long_ropes,
         tokenizer: OnceLock::new(),
         screen: OnceLock::new(),
+        neurons: OnceLock::new(),
     })
 }
 

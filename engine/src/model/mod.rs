@@ -3,6 +3,7 @@
 mod alias;
 mod kept;
 mod load;
+mod neurons;
 mod repack;
 mod screen;
 mod share;
@@ -11,6 +12,7 @@ mod weights;
 pub use alias::AliasError;
 pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
+pub use neurons::{FfnNeurons, ZeroLimits};
 pub use repack::{RepackError, Repacked};
 pub use screen::{AdoptError, HeadScreen};
 pub use share::Shared;
@@ -41,6 +43,8 @@ pub struct Model {
     tokenizer: OnceLock<Result<Tokenizer, Arc<TokenizerError>>>,
     /// How its head is screened, once it has adopted a plan.
     screen: OnceLock<Arc<HeadScreen>>,
+    /// Its down projections neuron by neuron, once it has adopted a plan that has them.
+    neurons: OnceLock<Arc<FfnNeurons>>,
 }
 
 impl Model {

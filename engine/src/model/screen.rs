@@ -3,7 +3,7 @@
 use super::Model;
 use aios_contract::DType;
 use aios_kernels::{Limits, Sketch, SketchError, SketchShape};
-use aios_residency::plan::{HeadMatrix, NUMBERS, Plan, Table, hex};
+use aios_residency::plan::{HeadMatrix, NUMBERS, Plan, Table, TableKind, hex};
 use sha2::{Digest, Sha256};
 use std::io;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ pub enum AdoptError {
     /// Its table is of another kind of sketch.
     #[error("its table of sketches has {0}, which this program does not read")]
     Kind(&'static str),
+    /// Its table of neurons is of another model.
+    #[error("its neurons {0}")]
+    Neurons(&'static str),
 }
 
 impl HeadScreen {
@@ -170,7 +173,8 @@ impl Model {
         if (of.rows, of.cols, of.dtype) != (shape.rows, shape.cols, dtype) {
             return Err(AdoptError::Head);
         }
-        let table = plan.tables.into_iter().next();
+        let mut tables = plan.tables.into_iter();
+        let table = tables.find(|table| table.kind() == TableKind::HeadSketch);
         let table = table.ok_or(AdoptError::Kind("no table"))?;
         let screen = HeadScreen::new(dtype, shape, table, positions_most)?;
         // A second plan changes nothing: what runs already stays as it is.

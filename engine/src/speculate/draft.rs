@@ -1,6 +1,7 @@
 //! The draft model: a smaller model with the same vocabulary, which runs ahead of the target.
 
 use super::{Drafter, Kind, Target};
+use crate::cache::KvTiering;
 use crate::error::EngineError;
 use crate::forward::{Executor, ExecutorOptions, Want};
 use crate::model::Model;
@@ -74,7 +75,10 @@ impl DraftModel {
         options: ExecutorOptions,
     ) -> Result<Self, EngineError> {
         let context = options.context.min(draft.config().context.max(1));
-        let executor = Executor::new(draft, ExecutorOptions { context, ..options })?;
+        // A draft's cache is small, and its guesses are better with all of it.
+        let (kv_tiers, kv_budget) = (KvTiering::Off, None);
+        let options = ExecutorOptions { context, kv_tiers, kv_budget, ..options };
+        let executor = Executor::new(draft, options)?;
         Ok(Self { executor, tokens: Vec::new(), text_len: 0, logits: Vec::new() })
     }
 

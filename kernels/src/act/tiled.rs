@@ -1,4 +1,4 @@
-//! Quantised activations as products of tiles take them (SPEC L8).
+//! Quantised activations as products of tiles take them (SPEC L5).
 //!
 //! A group is 16 rows, and a tile 256 elements of them in lines of 64 bytes. The last group's
 //! missing rows have quants of any value and scales of 0; what becomes of them is not used.

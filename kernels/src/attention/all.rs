@@ -28,7 +28,8 @@ pub fn attend_all(
     assert!(shape.key_len <= MAX_HEAD_LEN && shape.value_len <= MAX_HEAD_LEN);
     let params = AttentionParams { window: None, ..params };
     // Every query stands at the last position.
-    let job = Job { isa, params, kv, start: n - 1, step: 0, q, out: Shared::new(out) };
+    let (kv, turned, out) = (kv.into(), Vec::new(), Shared::new(out));
+    let job = Job { isa, params, kv, start: n - 1, step: 0, q, turned, out };
     let tiles = (n * job.group()).div_ceil(QUERIES);
     pool.for_each(shape.kv_heads * tiles, &|piece| job.tile(piece / tiles, piece % tiles));
 }

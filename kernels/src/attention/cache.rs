@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::BLOCK;
+use super::codes::{Codes, Eight, Four, Three};
 
 /// How the cache stores an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +24,12 @@ pub enum CacheType {
     Bf16,
     /// i8 with a half-precision scale for each 32 elements of a head.
     Q8_0,
+    /// Codes of 8 bits with a half-precision scale for a head, for rotated heads of a tier.
+    Code8,
+    /// Codes of 4 bits likewise.
+    Code4,
+    /// Codes of 3 bits likewise.
+    Code3,
 }
 
 /// A cache type that this engine does not have.
@@ -31,7 +38,7 @@ pub enum CacheType {
 pub struct UnknownCacheType(pub String);
 
 impl CacheType {
-    /// Every type.
+    /// Every type that keys and values can have as they are written; codes are for colder tiers.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0];
 
     /// The spelling on the command line.
@@ -41,12 +48,19 @@ impl CacheType {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Q8_0 => "q8_0",
+            Self::Code8 => "code8",
+            Self::Code4 => "code4",
+            Self::Code3 => "code3",
         }
     }
 
     /// Whether heads of `len` elements can be stored so.
     pub const fn fits(self, len: usize) -> bool {
-        !matches!(self, Self::Q8_0) || len.is_multiple_of(32)
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => true,
+            Self::Q8_0 => len.is_multiple_of(32),
+            Self::Code8 | Self::Code4 | Self::Code3 => len.is_multiple_of(LANES),
+        }
     }
 }
 
@@ -107,6 +121,12 @@ impl CacheShape {
         self.bytes_of(self.value_type)[1]
     }
 
+    /// Bytes of the keys and values of 64 positions, all heads.
+    pub fn page_bytes(&self) -> usize {
+        let head = BLOCK / LANES * self.key_page_bytes() + BLOCK * self.value_row_bytes();
+        self.kv_heads * head
+    }
+
     /// Bytes of all keys.
     pub fn key_bytes(&self) -> usize {
         self.kv_heads * self.capacity / LANES * self.key_page_bytes()
@@ -149,6 +169,21 @@ impl<'a> KvLayer<'a> {
         }
     }
 
+    /// Reads the key and value of a head at `position` as floats.
+    pub(super) fn read(
+        &self,
+        isa: Isa,
+        head: usize,
+        position: usize,
+        key: &mut [f32],
+        value: &mut [f32],
+    ) {
+        let [keys, values] = self.at(head, position..position + 1);
+        let slot = Some(position % LANES);
+        visit(self.shape.key_type, ReadCall { isa, slot, from: keys, to: key });
+        visit(self.shape.value_type, ReadCall { isa, slot: None, from: values, to: value });
+    }
+
     /// The keys of block `block` of a head.
     pub(super) fn key_pages(&self, head: usize, block: usize) -> &'a [u8] {
         let block_bytes = BLOCK / LANES * self.shape.key_page_bytes();
@@ -186,17 +221,71 @@ impl KvLayerMut<'_> {
         assert!(position < shape.capacity);
         assert_eq!(key.len(), shape.kv_heads * shape.key_len);
         assert_eq!(value.len(), shape.kv_heads * shape.value_len);
-        let (page, row) = (shape.key_page_bytes(), shape.value_row_bytes());
-        for (head, key) in key.chunks_exact(shape.key_len).enumerate() {
-            let at = (head * shape.capacity + position) / LANES * page;
-            let to = &mut self.keys[at..at + page];
-            let slot = Some(position % LANES);
-            visit(shape.key_type, WriteCall { isa, slot, from: key, to });
+        let values = value.chunks_exact(shape.value_len);
+        for (head, (key, value)) in key.chunks_exact(shape.key_len).zip(values).enumerate() {
+            self.write_head(isa, head, position, key, value);
         }
-        for (head, value) in value.chunks_exact(shape.value_len).enumerate() {
-            let at = (head * shape.capacity + position) * row;
-            let to = &mut self.values[at..at + row];
-            visit(shape.value_type, WriteCall { isa, slot: None, from: value, to });
+    }
+
+    /// Writes the key and value of one head.
+    pub(super) fn write_head(
+        &mut self,
+        isa: Isa,
+        head: usize,
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
+        let shape = self.shape;
+        let (page, row) = (shape.key_page_bytes(), shape.value_row_bytes());
+        let at = (head * shape.capacity + position) / LANES * page;
+        let to = &mut self.keys[at..at + page];
+        let slot = Some(position % LANES);
+        visit(shape.key_type, WriteCall { isa, slot, from: key, to });
+        let at = (head * shape.capacity + position) * row;
+        let to = &mut self.values[at..at + row];
+        visit(shape.value_type, WriteCall { isa, slot: None, from: value, to });
+    }
+}
+
+/// Reads a key from a slot of a page, or a value from a row; only of types without a scale of
+/// their own behind the elements.
+struct ReadCall<'a> {
+    isa: Isa,
+    slot: Option<usize>,
+    from: &'a [u8],
+    to: &'a mut [f32],
+}
+
+struct Read<'a, K>(ReadCall<'a>, PhantomData<K>);
+
+impl KvVisitor for ReadCall<'_> {
+    fn visit<K: KvFormat>(self) {
+        self.isa.run(Read::<K>(self, PhantomData));
+    }
+}
+
+impl<K: KvFormat> Op for Read<'_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let ReadCall { slot, from, to, .. } = self.0;
+        let len = to.len();
+        let mut lanes = [0.0; LANES];
+        match slot {
+            Some(slot) => {
+                for (d, to) in to.iter_mut().enumerate() {
+                    simd.store(K::load_key(simd, from, len, d), &mut lanes);
+                    *to = lanes[slot];
+                }
+            }
+            None => {
+                for (part, to) in to.chunks_mut(LANES).enumerate() {
+                    simd.store(K::load_value(simd, from, len, part), &mut lanes);
+                    to.copy_from_slice(&lanes[..to.len()]);
+                }
+            }
         }
     }
 }
@@ -239,6 +328,19 @@ pub(super) trait KvFormat: 'static {
     fn load_key<S: Simd>(simd: S, page: &[u8], key_len: usize, d: usize) -> S::F;
     /// Elements 16·part … of a value, zeros behind its end.
     fn load_value<S: Simd>(simd: S, row: &[u8], value_len: usize, part: usize) -> S::F;
+    /// What the sums of products with the 16 keys of a page are yet to be multiplied with, if
+    /// anything.
+    #[inline(always)]
+    fn key_scale<S: Simd>(simd: S, page: &[u8], key_len: usize) -> Option<S::F> {
+        let _ = (simd, page, key_len);
+        None
+    }
+    /// What the elements of the values in 16 rows are yet to be multiplied with, if anything.
+    #[inline(always)]
+    fn value_scales<S: Simd>(simd: S, rows: &[u8], value_len: usize) -> Option<S::F> {
+        let _ = (simd, rows, value_len);
+        None
+    }
     /// Writes elements `offset + i·stride`.
     fn write<S: Simd>(simd: S, from: &[f32], to: &mut [u8], stride: usize, offset: usize);
 }
@@ -256,6 +358,9 @@ pub(super) fn visit<V: KvVisitor>(kind: CacheType, visitor: V) {
         CacheType::F16 => visitor.visit::<Floats<format::F16>>(),
         CacheType::Bf16 => visitor.visit::<Floats<format::Bf16>>(),
         CacheType::Q8_0 => visitor.visit::<Q8>(),
+        CacheType::Code8 => visitor.visit::<Codes<Eight>>(),
+        CacheType::Code4 => visitor.visit::<Codes<Four>>(),
+        CacheType::Code3 => visitor.visit::<Codes<Three>>(),
     }
 }
 

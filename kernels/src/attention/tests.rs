@@ -12,6 +12,7 @@ fn stored(kind: CacheType, x: &[f32]) -> Vec<f32> {
         CacheType::F16 => x.iter().map(|x| f16::from_f32(*x).to_f32()).collect(),
         CacheType::Bf16 => x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
         CacheType::Q8_0 => x.chunks_exact(32).flat_map(stored_block).collect(),
+        code => tiers::decoded(code, x),
     }
 }
 
@@ -403,3 +404,5 @@ fn a_planted_error_is_noticed() {
         assert!(differs(&wrong));
     }
 }
+
+mod tiers;

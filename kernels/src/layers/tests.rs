@@ -132,17 +132,25 @@ fn sums_and_factors() {
 fn activations_with_and_without_a_gate() {
     type Formula = fn(f32) -> f32;
     let silu: Formula = testing::silu;
+    let relu: Formula = |x| if x > 0.0 || x.is_nan() { x } else { 0.0 };
     let functions = [
         (ActivationFn::Silu, silu),
         (ActivationFn::GeluTanh, testing::gelu_tanh),
         (ActivationFn::GeluErf, testing::gelu_erf),
+        (ActivationFn::Relu, relu),
+        (ActivationFn::ReluSquared, |x| if x > 0.0 || x.is_nan() { x * x } else { 0.0 }),
     ];
     for len in LENS {
         for rows in [1, 5] {
             let mut noise = Noise::new(len as u64);
             let mut wide =
                 |len| -> Vec<f32> { noise.floats(len).iter().map(|x| 9.0 * x).collect() };
-            let (up, gate) = (wide(rows * len), wide(rows * len));
+            let (mut up, mut gate) = (wide(rows * len), wide(rows * len));
+            for (x, special) in [(&mut up, -0.0), (&mut gate, f32::NAN)] {
+                if let Some(last) = x.last_mut() {
+                    *last = special;
+                }
+            }
             for (function, formula) in functions {
                 let plain: Vec<f32> = up.iter().map(|x| formula(*x)).collect();
                 let gated: Vec<f32> =

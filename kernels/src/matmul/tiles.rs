@@ -1,4 +1,4 @@
-//! Products of panels with many columns by tiles (SPEC L8).
+//! Products of panels with many columns by tiles (SPEC L5).
 //!
 //! The plain algorithm: for a panel and 16 columns, block by block, one tile of integer sums from
 //! 16 rows' weights and the columns' quants; then, column by column, the same float operations
@@ -361,13 +361,13 @@ impl<F: Format32, S: Simd> Multiply<S> for Blocks<F> {
             *acc = simd.load(to);
         }
         for j in 0..w.count {
-            for c in 0..COLUMNS {
+            for (c, acc) in acc.iter_mut().enumerate() {
                 let total = simd.load_int(&sums[j].0[c]);
                 let mut t = simd.mul(w.d[j], simd.int_to_float(total));
                 if F::HAS_MIN {
                     t = simd.fma(w.m[j], float(simd, x[t32::FLOATS + j].0[c]), t);
                 }
-                acc[c] = simd.fma(float(simd, x[t32::SCALES + j].0[c]), t, acc[c]);
+                *acc = simd.fma(float(simd, x[t32::SCALES + j].0[c]), t, *acc);
             }
         }
         for (acc, to) in acc.into_iter().zip(to) {

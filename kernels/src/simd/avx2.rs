@@ -168,6 +168,41 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn levels16(self, codes: &[u8; 8], levels: &F32s) -> F {
+        let [low, high] = self.load(levels);
+        let pick = |code| {
+            simd!({
+                let code = _mm256_cvtepu8_epi32(code);
+                // The permutation looks at three bits; the fourth, moved to the sign, chooses.
+                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
+                let a = _mm256_permutevar8x32_ps(low, code);
+                _mm256_blendv_ps(a, _mm256_permutevar8x32_ps(high, code), upper)
+            })
+        };
+        simd!({
+            let codes = _mm_loadl_epi64(codes.as_ptr().cast());
+            [pick(codes), pick(_mm_srli_epi64::<4>(codes))]
+        })
+    }
+    #[inline(always)]
+    fn levels8(self, codes: &[u8; 6], levels: &F32s) -> F {
+        let [a, b, c, d, e, f] = *codes;
+        let (low, high) = (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]));
+        let pick = |low: u32, high: u16| {
+            simd!({
+                let low = _mm256_set1_epi32(low.cast_signed());
+                let low = _mm256_srlv_epi32(low, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+                let high = _mm256_set1_epi32(i32::from(high) << 2);
+                let high = _mm256_srlv_epi32(high, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+                let low = _mm256_and_si256(low, _mm256_set1_epi32(3));
+                let high = _mm256_and_si256(high, _mm256_set1_epi32(4));
+                let code = _mm256_or_si256(low, high);
+                _mm256_permutevar8x32_ps(self.load(levels)[0], code)
+            })
+        };
+        [pick(low, high), pick(low >> 16, high >> 8)]
+    }
+    #[inline(always)]
     fn store_f16(self, v: F, out: &mut [u16; LANES]) {
         simd!({
             let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]);
@@ -448,6 +483,24 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn or(self, a: I, b: I) -> I {
         simd!([_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn interleave(self, x: [I; 4]) -> [I; 4] {
+        let half = |h: usize| {
+            let [a, b, c, d] = x.map(|x| x[h]);
+            simd!({
+                let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+                let (high_ab, high_cd) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+                [
+                    _mm256_unpacklo_epi16(ab, cd),
+                    _mm256_unpackhi_epi16(ab, cd),
+                    _mm256_unpacklo_epi16(high_ab, high_cd),
+                    _mm256_unpackhi_epi16(high_ab, high_cd),
+                ]
+            })
+        };
+        let [first, second] = [half(0), half(1)];
+        std::array::from_fn(|j| [first[j], second[j]])
     }
     #[inline(always)]
     fn lookup(self, x: I, table: &[u8; 16]) -> I {

@@ -176,6 +176,28 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         simd!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
     }
     #[inline(always)]
+    fn levels16(self, codes: &[u8; 8], levels: &F32s) -> F {
+        simd!({
+            let low = _mm_loadl_epi64(codes.as_ptr().cast());
+            let both = _mm_unpacklo_epi64(low, _mm_srli_epi64::<4>(low));
+            // The permutation looks at the lower four bits of an index only.
+            _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(both), self.load(levels))
+        })
+    }
+    #[inline(always)]
+    fn levels8(self, codes: &[u8; 6], levels: &F32s) -> F {
+        let [a, b, c, d, e, f] = *codes;
+        let (low, high) = (i32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]));
+        simd!({
+            let shifts =
+                _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let low = _mm512_srlv_epi32(_mm512_set1_epi32(low), shifts);
+            let low = _mm512_and_si512(low, _mm512_set1_epi32(3));
+            let code = _mm512_mask_or_epi32(low, high, low, _mm512_set1_epi32(4));
+            _mm512_permutexvar_ps(code, self.load(levels))
+        })
+    }
+    #[inline(always)]
     fn store_f16(self, v: F, out: &mut [u16; LANES]) {
         simd!({
             let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
@@ -407,6 +429,19 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn or(self, a: I, b: I) -> I {
         simd!(_mm512_or_si512(a, b))
+    }
+    #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [I; 4]) -> [I; 4] {
+        simd!({
+            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+            let (high_ab, high_cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+            [
+                _mm512_unpacklo_epi16(ab, cd),
+                _mm512_unpackhi_epi16(ab, cd),
+                _mm512_unpacklo_epi16(high_ab, high_cd),
+                _mm512_unpackhi_epi16(high_ab, high_cd),
+            ]
+        })
     }
     #[inline(always)]
     fn lookup(self, x: I, table: &[u8; 16]) -> I {

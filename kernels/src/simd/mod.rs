@@ -119,6 +119,12 @@ pub(crate) trait Simd: Copy + 'static {
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
     /// Lane i is `x[i]` as a float.
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
+    /// Lane i is `levels[code i]`: byte i < 8 holds code i in its lower half and code i + 8 in its
+    /// upper one.
+    fn levels16(self, codes: &[u8; 8], levels: &F32s) -> Self::F;
+    /// Lane i is `levels[code i]` for codes of 3 bits: the lower two of all codes in order in the
+    /// first 4 bytes, and the upper ones in the others.
+    fn levels8(self, codes: &[u8; 6], levels: &F32s) -> Self::F;
     /// The half-precision bits of the lanes, rounded to nearest even.
     fn store_f16(self, v: Self::F, out: &mut [u16; LANES]);
 
@@ -241,6 +247,9 @@ pub(crate) trait Simd: Copy + 'static {
     fn scale_bytes(self, a: Self::B, scales: &[i8; LANES]) -> [Self::B; 2];
     /// a | b.
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Puts bytes of four vectors side by side: lane 4l + i of vector j of the result has byte
+    /// 16l + 4j + i of each, in their order.
+    fn interleave(self, x: [Self::B; 4]) -> [Self::B; 4];
     /// `table[x]` for each byte, all of which are below 16.
     fn lookup(self, x: Self::B, table: &[u8; 16]) -> Self::B;
     /// Partial sums that are all `start`, which only a set with [`Self::WIDE`] can hold.

@@ -81,6 +81,18 @@ impl Simd for Scalar {
         map(*x, f32::from)
     }
     #[inline(always)]
+    fn levels16(self, codes: &[u8; 8], levels: &F32s) -> F32s {
+        std::array::from_fn(|i| levels[usize::from(codes[i % 8] >> (i / 8 * 4) & 15)])
+    }
+    #[inline(always)]
+    fn levels8(self, codes: &[u8; 6], levels: &F32s) -> F32s {
+        std::array::from_fn(|i| {
+            let low = codes[i / 4] >> (i % 4 * 2) & 3;
+            let high = codes[4 + i / 8] >> (i % 8) & 1;
+            levels[usize::from(low | high << 2)]
+        })
+    }
+    #[inline(always)]
     fn store_f16(self, v: F32s, out: &mut [u16; LANES]) {
         *out = map(v, |x| f16::from_f32_const(x).to_bits());
     }
@@ -248,6 +260,15 @@ impl Simd for Scalar {
     #[inline(always)]
     fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn interleave(self, x: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
+        std::array::from_fn(|j| {
+            std::array::from_fn(|at| {
+                let (lane, source) = (at / 4, at % 4);
+                x[source][16 * (lane / 4) + 4 * j + lane % 4]
+            })
+        })
     }
     #[inline(always)]
     fn lookup(self, x: [u8; 64], table: &[u8; 16]) -> [u8; 64] {

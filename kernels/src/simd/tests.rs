@@ -220,6 +220,14 @@ impl Op for Conversions<'_> {
             let bytes = std::array::from_fn(|i| first + i.to_le_bytes()[0].cast_signed());
             log.vector("load_i8", s, s.load_i8(&bytes));
         }
+        let levels = std::array::from_fn(|i| f32::from(i.to_le_bytes()[0]) - 7.5);
+        for byte in 0..=255_u8 {
+            let codes: [u8; 8] =
+                std::array::from_fn(|i| byte.wrapping_mul(2 * i.to_le_bytes()[0] + 1));
+            log.vector(format!("levels16 {byte}"), s, s.levels16(&codes, &levels));
+            let codes = std::array::from_fn(|i| codes[i]);
+            log.vector(format!("levels8 {byte}"), s, s.levels8(&codes, &levels));
+        }
         for first in (-126..=112_i32).step_by(LANES - 1) {
             let n = std::array::from_fn(|i| first + i32::from(i.to_le_bytes()[0]));
             log.vector("pow2", s, s.pow2(load_int(s, &n.map(|n: i32| n.min(127)))));
@@ -513,6 +521,10 @@ impl Op for Turned {
             }
             let table: [u8; 16] = random.array(|r| r.byte(0, 255));
             bytes("lookup", s.lookup(nibbles, &table));
+            let turned = [nibbles, s.bits(x, 0, 15), s.bits(x, 3, 16), s.bits(x, 6, 3)];
+            for (j, v) in s.interleave(turned).into_iter().enumerate() {
+                bytes(&format!("interleave {j}"), v);
+            }
             bytes("or", s.or(nibbles, s.bits(x, 0, 0x60)));
             let first: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());
             let second: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());

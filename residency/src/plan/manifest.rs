@@ -41,6 +41,34 @@ pub struct Manifest {
     pub tables: Vec<TableEntry>,
     /// What was measured of the screened head.
     pub screen: ScreenReport,
+    /// What was measured of skipping zero neurons, where the model has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ffn: Option<FfnReport>,
+}
+
+/// What was measured of skipping zero neurons in passes of one token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FfnReport {
+    /// Whether it saves time here: what `auto` goes by.
+    pub pays: bool,
+    /// Of ten bytes of a down projection, how many may be read before it is read whole; at most 10,
+    /// and the best of what was tried.
+    pub down_of_ten: u8,
+    /// Of ten gates, how many may be not zero before the up projection is read whole; likewise.
+    pub up_of_ten: u8,
+    /// Tokens that were decoded with and without, whose logits were all equal.
+    pub tokens: u64,
+    /// The part of the neurons whose quantised output is zero.
+    pub zero_fraction: f64,
+    /// Bytes of the feed-forward parts' matrices that a token reads without it.
+    pub whole_bytes: u64,
+    /// Those that it reads with it, on average.
+    pub read_bytes: u64,
+    /// The median of a token's time without it, in milliseconds.
+    pub whole_ms: f64,
+    /// That with it.
+    pub skipped_ms: f64,
 }
 
 /// A model's files.

@@ -8,8 +8,8 @@ mod table;
 mod tests;
 
 pub use manifest::{
-    Hardware, HeadMatrix, Manifest, Quality, SCHEMA, ScreenReport, Screened, Source, TableEntry,
-    Times, hex,
+    FfnReport, Hardware, HeadMatrix, Manifest, Quality, SCHEMA, ScreenReport, Screened, Source,
+    TableEntry, Times, hex,
 };
 pub use table::{NUMBERS, Table, TableKind, TableWriter};
 
@@ -148,7 +148,15 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, PlanError> {
         Some(found) if found != u64::from(SCHEMA) => {
             Err(PlanError::Schema { path: path.clone(), found })
         }
-        _ => serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string())),
+        _ => {
+            let manifest: Manifest =
+                serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+            let ffn = manifest.ffn.as_ref();
+            match ffn.is_some_and(|ffn| ffn.down_of_ten.max(ffn.up_of_ten) > 10) {
+                true => Err(wrong("more than ten tenths of the neurons are a limit".to_owned())),
+                false => Ok(manifest),
+            }
+        }
     }
 }
 

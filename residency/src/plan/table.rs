@@ -27,19 +27,25 @@ const BODY: usize = 4096;
 pub enum TableKind {
     /// Sketches of the output matrix's rows (SPEC D7).
     HeadSketch,
+    /// Down projections stored neuron by neuron (SPEC D14).
+    FfnNeurons,
 }
 
 impl TableKind {
+    const ALL: [Self; 2] = [Self::HeadSketch, Self::FfnNeurons];
+
     /// The name in the manifest, with which its file's name begins.
     pub const fn name(self) -> &'static str {
         match self {
             Self::HeadSketch => "head_sketch",
+            Self::FfnNeurons => "ffn_neurons",
         }
     }
 
     const fn number(self) -> u32 {
         match self {
             Self::HeadSketch => 1,
+            Self::FfnNeurons => 2,
         }
     }
 }
@@ -47,6 +53,7 @@ impl TableKind {
 /// A table, mapped and checked against the manifest.
 #[derive(Debug)]
 pub struct Table {
+    kind: TableKind,
     mapping: Mapping,
     numbers: [u64; NUMBERS],
     sha256: String,
@@ -60,10 +67,8 @@ impl Table {
     pub fn open(folder: &Path, entry: &TableEntry) -> Result<Self, PlanError> {
         let path = folder.join(&entry.file);
         let damaged = |what| PlanError::Damaged { path: path.clone(), what };
-        let kind = TableKind::HeadSketch;
-        if entry.kind != kind.name() {
-            return Err(damaged("its kind is not known"));
-        }
+        let kind = TableKind::ALL.into_iter().find(|kind| kind.name() == entry.kind);
+        let kind = kind.ok_or(damaged("its kind is not known"))?;
         // The name is the plan's own, not a way to somewhere else.
         if Path::new(&entry.file).components().count() != 1 || entry.file.starts_with('.') {
             return Err(damaged("its name is not that of a file in the folder"));
@@ -81,7 +86,12 @@ impl Table {
         if sha256 != entry.sha256 {
             return Err(damaged("its SHA-256 is not that of the manifest"));
         }
-        Ok(Self { mapping, numbers, sha256 })
+        Ok(Self { kind, mapping, numbers, sha256 })
+    }
+
+    /// What it holds.
+    pub const fn kind(&self) -> TableKind {
+        self.kind
     }
 
     /// The numbers of its header.

@@ -28,6 +28,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         quality: Quality::Exact,
         llc_bytes: None,
         tables: vec![table],
+        ffn: None,
         screen: ScreenReport {
             pays: true,
             positions_most: 2,
@@ -115,6 +116,13 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         assert!(sound.contains(from), "{from}");
         sound.replace(from, to).into_bytes()
     };
+    let ffn = |up: i32| {
+        format!(
+            "\"ffn\": {{\"pays\": true, \"down_of_ten\": 4, \"up_of_ten\": {up}, \"tokens\": 1, \
+             \"zero_fraction\": 0.5, \"whole_bytes\": 2, \"read_bytes\": 1, \"whole_ms\": 1.0, \
+             \"skipped_ms\": 0.5}},"
+        )
+    };
     for (text, wanted) in [
         (b"".to_vec(), "EOF"),
         (vec![0xff; 10], "line 1"),
@@ -127,6 +135,8 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         (changed("\"exact\"", "\"lossless\""), "lossless"),
         (changed("\"rows\": 10", "\"rows\": -10"), "-10"),
         (changed("head_sketch\"", "foot_sketch\""), "kind"),
+        (changed("\"screen\": {", &format!("{} \"screen\": {{", ffn(11))), "ten tenths"),
+        (changed("\"screen\": {", &format!("{} \"screen\": {{", ffn(-1))), "-1"),
         (changed("\"file\": \"", "\"file\": \"../"), "name"),
         (changed("\"file\": \"", "\"file\": \"/"), "name"),
         (changed("\"bytes\": 9096", "\"bytes\": 18446744073709551615"), "length"),

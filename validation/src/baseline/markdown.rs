@@ -44,7 +44,7 @@ fn write(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
     writeln!(out, "- aios {}, {}", environment.version, environment.platform)?;
     writeln!(out, "- instruction set {}, {} threads", environment.isa, environment.threads)?;
     let [k, v] = environment.cache_types;
-    writeln!(out, "- cache {k}/{v}")?;
+    writeln!(out, "- cache {k}/{v}{}", environment.with_tiers())?;
     if model.architecture == "falcon" && model.layers == 32 {
         published(report.mb_per_token.counted.statistics.mean, out)?;
     }

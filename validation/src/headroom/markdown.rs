@@ -54,8 +54,8 @@ fn head(report: &HeadroomReport, text: &mut String) {
     let _ = write!(
         text,
         "\n{}, {} layers, {}, SHA-256 {}.\n\nMeasured with {} of {} prompts, {} tokens, in {} \
-         arithmetic with a cache of {} and {}. Thresholds are calibrated on {} of the prompts and \
-         scored on the other {}.\n",
+         arithmetic with a cache of {} and {}{}. Thresholds are calibrated on {} of the prompts \
+         and scored on the other {}.\n",
         model.architecture,
         model.layers,
         megabytes(model.bytes),
@@ -66,6 +66,7 @@ fn head(report: &HeadroomReport, text: &mut String) {
         arithmetic,
         environment.cache_types[0],
         environment.cache_types[1],
+        environment.with_tiers(),
         report.sparsity.calibration_prompts,
         report.sparsity.scored_prompts,
     );

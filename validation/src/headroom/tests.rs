@@ -103,7 +103,8 @@ fn synthetic_weights_are_stamped_on_everything() {
     let path = folder.path().join("made.gguf");
     let shape = SHAPES.iter().min_by_key(|shape| shape.d_model).expect("a shape");
     let quant = "Q4_0".parse().expect("a quant");
-    let recipe = Recipe { shape, quant, seed: 1, layers: Some(2), vocab: Some(300) };
+    let recipe =
+        Recipe { shape, quant, seed: 1, layers: Some(2), vocab: Some(300), activation: None };
     let synthetic = recipe.plan().expect("a plan");
     synthetic.create(&path, false, |_| ControlFlow::Continue(())).expect("a file");
     let plan = Plan { prompts: 2, tokens: 4, continued: 1, generate: 2, ..plan() };

@@ -5,6 +5,7 @@ mod build;
 mod directions;
 mod hidden;
 mod measure;
+mod neurons;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use crate::headroom::{HeadroomError, tokenise};
 use crate::prompts::{Prompt, Prompts};
 use aios_engine::tokenizer::TokenizerError;
 use aios_engine::{AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model};
-use aios_kernels::NotFinite;
+use aios_kernels::{NotFinite, NotFiniteScale};
 use aios_residency::plan::{
     Hardware, Manifest, PlanError, SCHEMA, ScreenReport, Source, Table, TableEntry, hex,
     write_manifest,
@@ -93,6 +94,20 @@ pub enum ProfileError {
         /// The row.
         row: usize,
     },
+    /// A down projection has scales that nothing can be skipped of.
+    #[error("the down projection of layer {layer}: {source}")]
+    DownScale {
+        /// The layer.
+        layer: usize,
+        /// What is wrong with it.
+        source: NotFiniteScale,
+    },
+    /// Skipping zero neurons changed a result, which must never be.
+    #[error(
+        "skipping zero neurons gave other results than computing them, so that no plan is \
+         written; please report this"
+    )]
+    NeuronsDiffer,
     /// What the screen found is not what the whole head says, which must never be.
     #[error(
         "the screened head gave other results than the whole one, so that no plan is written; \
@@ -201,16 +216,21 @@ pub fn run(
         top_40: measured.top_40,
         times: measured.times,
     };
-    let manifest = manifest(model, plan, table, screen)?;
+    let (neurons, ffn) = match neurons::profile(&mut executor, &held, plan, folder, progress)? {
+        Some((table, report)) => (Some(table), Some(report)),
+        None => (None, None),
+    };
+    let tables = std::iter::once(table).chain(neurons).collect();
+    let manifest = Manifest { ffn, ..manifest(model, plan, tables, screen)? };
     write_manifest(folder, &manifest)?;
     Ok(manifest)
 }
 
-/// The manifest of a plan that holds `table`.
+/// The manifest of a plan that holds `tables`.
 fn manifest(
     model: &Model,
     plan: &ProfileOptions,
-    table: TableEntry,
+    tables: Vec<TableEntry>,
     screen: ScreenReport,
 ) -> Result<Manifest, ProfileError> {
     let (_, stamp) = model.identity().map_err(ProfileError::Files)?;
@@ -222,8 +242,9 @@ fn manifest(
         hardware: plan.hardware.clone(),
         quality: plan.quality,
         llc_bytes: plan.llc_bytes,
-        tables: vec![table],
+        tables,
         screen,
+        ffn: None,
     })
 }
 

@@ -1,17 +1,24 @@
 //! A plan as a person reads it: what a token reads before and after, what lives where, and what was
 //! measured.
 
-use aios_residency::plan::{Manifest, Quality, Screened};
+use aios_residency::plan::{FfnReport, Manifest, Quality, Screened};
 use std::fmt::Write;
 
 const HEAD: &str = "head";
+const FFN: &str = "ffn";
 
 /// Bytes of a token by group, without the plan and with it.
 fn rows(manifest: &Manifest) -> Vec<(&str, f64, f64)> {
     let screen = &manifest.screen;
-    let fraction = if screen.pays { screen.greedy.fraction } else { 1.0 };
+    let head = if screen.pays { screen.greedy.fraction } else { 1.0 };
+    let skipping = manifest.ffn.as_ref().filter(|ffn| ffn.pays);
+    let ffn = skipping.map_or(1.0, |ffn| ffn.read_bytes as f64 / (ffn.whole_bytes.max(1) as f64));
     let of = |(group, bytes): &'_ (String, u64)| {
-        let factor = if group == HEAD { fraction } else { 1.0 };
+        let factor = match group.as_str() {
+            HEAD => head,
+            FFN => ffn,
+            _ => 1.0,
+        };
         (*bytes as f64, *bytes as f64 * factor)
     };
     let all = screen.bytes_per_token.iter().filter(|(_, bytes)| *bytes > 0);
@@ -23,6 +30,9 @@ fn place(manifest: &Manifest, group: &str) -> &'static str {
     match group {
         "embedding" => "model file, the token's row",
         HEAD if manifest.screen.pays => "plan (sketch) and model file (rows that may be best)",
+        FFN if manifest.ffn.as_ref().is_some_and(|ffn| ffn.pays) => {
+            "plan (down, neuron by neuron), model file (rows of up), panels (gate)"
+        }
         _ => "panels, or the model file without them",
     }
 }
@@ -79,6 +89,9 @@ pub fn markdown(manifest: &Manifest) -> String {
         ));
     }
     line(format!("\n{}", verdict(manifest)));
+    if let Some(ffn) = &manifest.ffn {
+        line(format!("\n{}", neurons(ffn)));
+    }
     out
 }
 
@@ -116,6 +129,26 @@ fn verdict(manifest: &Manifest) -> String {
             format!("Verdict: the screen is used for passes of up to {most} positions.")
         }
     }
+}
+
+/// What skipping zero neurons comes to.
+fn neurons(ffn: &FfnReport) -> String {
+    format!(
+        "Neurons: {:.1} % are zero once quantised. Skipping them, a token reads {:.3} of {:.3} MB \
+         of feed-forward weights and takes {:.3} ms instead of {:.3} (medians of {} tokens, all \
+         logits equal). Verdict: {}.",
+        100.0 * ffn.zero_fraction,
+        ffn.read_bytes as f64 / 1e6,
+        ffn.whole_bytes as f64 / 1e6,
+        ffn.skipped_ms,
+        ffn.whole_ms,
+        ffn.tokens,
+        if ffn.pays {
+            "zero neurons are skipped in passes of one token"
+        } else {
+            "that saves no time here, so it stays off (--zeros on uses it all the same)"
+        }
+    )
 }
 
 /// Two bars: a token's bytes by group, without the plan and with it.

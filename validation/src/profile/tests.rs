@@ -2,10 +2,14 @@
 //! activations and rows are made to mislead.
 
 use super::*;
-use aios_engine::{Generation, Limits, SamplerOptions, Scores, Session, Want};
+use crate::synth::{Recipe, Shape};
+use aios_contract::ActivationFn;
+use aios_engine::gguf::{Gguf, TensorSpec, Writer};
+use aios_engine::{Generation, Limits, SamplerOptions, Scores, Session, Want, ZeroLimits};
 use aios_kernels::Isa;
 use aios_residency::Phase;
 use aios_residency::plan::Plan;
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 fn hardware() -> Hardware {
@@ -222,4 +226,178 @@ fn the_default_model_reads_half_of_its_head() {
     let screen = made.expect("a plan").screen;
     println!("{screen:#?}");
     assert!(screen.greedy.fraction <= 0.49, "{}", screen.greedy.fraction);
+}
+
+/// The micro model `name` with another activation, in `folder`.
+fn with_activation(name: &str, function: ActivationFn, folder: &Path) -> std::path::PathBuf {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
+    let bytes = std::fs::read(models.join(name)).expect("a micro model");
+    let file = Gguf::parse(&bytes).expect("sound");
+    let mut metadata = file.metadata.clone();
+    let architecture = metadata.require_str("general.architecture").expect("a name").to_owned();
+    metadata.set(format!("{architecture}.hidden_activation"), function.name());
+    let specs: Vec<TensorSpec> = file.tensors.iter().map(TensorSpec::from).collect();
+    let mut writer = Writer::new(Vec::new(), &metadata, &specs).expect("a header");
+    for tensor in &file.tensors {
+        writer.start(&tensor.name).expect("in order");
+        let range = tensor.range.start as usize..tensor.range.end as usize;
+        writer.append(&bytes[range]).expect("its bytes");
+    }
+    let path = folder.join(format!("{}-{name}", function.name()));
+    std::fs::write(&path, writer.finish().expect("whole")).expect("written");
+    path
+}
+
+/// A small model of random weights with ReLU.
+fn synthetic(quant: &str, function: ActivationFn, folder: &Path) -> std::path::PathBuf {
+    let recipe = Recipe {
+        shape: Shape::named("tiny").expect("a shape"),
+        quant: quant.parse().expect("a quant"),
+        seed: 3,
+        layers: None,
+        vocab: None,
+        activation: Some(function),
+    };
+    let path = folder.join(format!("{quant}-{}.gguf", function.name()));
+    let plan = recipe.plan().expect("a plan");
+    plan.create(&path, false, |_| ControlFlow::Continue(())).expect("written");
+    path
+}
+
+/// All logits of `tokens`, read in passes of the lengths of `cuts` in turn, and the bytes of
+/// feed-forward weights that they took.
+fn logits(
+    model: &Arc<Model>,
+    options: ExecutorOptions,
+    tokens: &[u32],
+    cuts: &[usize],
+) -> (Vec<u32>, u64, aios_engine::ZeroStats) {
+    let mut executor = Executor::new(Arc::clone(model), options).expect("an executor");
+    let mut all = Vec::new();
+    let (mut rest, mut cuts) = (tokens, cuts.iter().cycle());
+    while !rest.is_empty() {
+        let cut = rest.len().min(*cuts.next().expect("a cycle"));
+        let mut keep = |_, logits: &[f32]| {
+            all.extend(logits.iter().map(|logit| logit.to_bits()));
+            Ok(())
+        };
+        executor.forward(&rest[..cut], Phase::Decode, Want::All, &mut keep).expect("a pass");
+        rest = &rest[cut..];
+    }
+    let bytes = executor.ledger().phase(Phase::Decode).group(aios_contract::RoleGroup::Ffn);
+    (all, bytes, executor.zero_stats())
+}
+
+/// SPEC D12: with zero neurons skipped every logit is the same, on every instruction set, with any
+/// threads and however the tokens are cut into passes, for fewer bytes.
+#[test]
+fn skipping_zero_neurons_changes_no_bit_and_saves_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (relu, squared) = (ActivationFn::Relu, ActivationFn::ReluSquared);
+    let files = [
+        with_activation("micro-llama-q4km.gguf", relu, folder.path()),
+        with_activation("micro-llama-q4km.gguf", squared, folder.path()),
+        with_activation("micro-falcon-q4km.gguf", relu, folder.path()),
+        with_activation("micro-phi3-q4km.gguf", relu, folder.path()),
+        synthetic("Q4_K_M", relu, folder.path()),
+        synthetic("Q4_0", squared, folder.path()),
+        synthetic("Q8_0", relu, folder.path()),
+    ];
+    let tokens: Vec<u32> = (0..12).map(|i| 3 + 17 * i % 200).collect();
+    let mut skipped = 0;
+    for path in &files {
+        let (whole, model) = [(); 2].map(|()| Model::load(path).expect("sound")).into();
+        let plan_folder = tempfile::tempdir().expect("a folder");
+        let report = profile(&model, plan_folder.path()).ffn;
+        let (_, stamp) = model.identity().expect("files");
+        let mut plan = Plan::open(plan_folder.path(), &stamp, &hardware()).expect("sound");
+        let Some(report) = report else {
+            assert!(model.ffn_shapes().iter().all(Option::is_none), "{}", path.display());
+            continue;
+        };
+        skipped += 1;
+        assert!(report.zero_fraction > 0.3 && report.tokens > 0, "{report:?}");
+        assert!(report.read_bytes <= report.whole_bytes, "{report:?}");
+        model.adopt_neurons(&mut plan, ZeroLimits::BYTES).expect("adopted");
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                for cuts in [&[1_usize][..], &[5, 1, 1], &[12]] {
+                    let options = ExecutorOptions { isa, threads, ..compute(16) };
+                    let (wanted, all, none) = logits(&whole, options.clone(), &tokens, cuts);
+                    let (found, read, stats) = logits(&model, options, &tokens, cuts);
+                    assert!(wanted == found, "{} {isa:?} {threads} {cuts:?}", path.display());
+                    assert_eq!(none.neurons, 0);
+                    let single = *cuts != [12];
+                    assert_eq!(stats.neurons > 0 && read < all, single, "{stats:?} {read} {all}");
+                }
+            }
+        }
+    }
+    assert!(skipped >= 4, "{skipped} models have a layer that is stored neuron by neuron");
+}
+
+/// A table of neurons is refused by another model, and the comparison of logits can fail.
+#[test]
+fn neurons_of_another_model_are_refused_and_a_changed_weight_shows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = synthetic("Q8_0", ActivationFn::Relu, folder.path());
+    let model = Model::load(&path).expect("sound");
+    let plans = tempfile::tempdir().expect("a folder");
+    assert!(profile(&model, plans.path()).ffn.is_some());
+    let (_, stamp) = model.identity().expect("files");
+    let mut plan = Plan::open(plans.path(), &stamp, &hardware()).expect("sound");
+    let other = load("micro-llama-q4km.gguf");
+    assert!(matches!(
+        other.adopt_neurons(&mut plan, ZeroLimits::BYTES),
+        Err(AdoptError::Neurons(_))
+    ));
+    assert!(other.ffn_neurons().is_none());
+
+    // The same model with one byte of a down projection changed says something else.
+    let mut bytes = std::fs::read(&path).expect("read");
+    let file = Gguf::parse(&bytes).expect("sound");
+    let down = file.tensors.iter().find(|t| t.name == "blk.0.ffn_down.weight").expect("a layer");
+    for at in (down.range.start..down.range.end).step_by(34) {
+        bytes[at as usize + 7] ^= 0x40;
+    }
+    let changed = folder.path().join("changed.gguf");
+    std::fs::write(&changed, bytes).expect("written");
+    let changed = Model::load(&changed).expect("sound");
+    let mut plan = Plan::open(plans.path(), &stamp, &hardware()).expect("sound");
+    model.adopt_neurons(&mut plan, ZeroLimits::BYTES).expect("adopted");
+    let tokens: Vec<u32> = (3..9).collect();
+    let of = |model| logits(model, compute(16), &tokens, &[1]).0;
+    assert!(of(&changed) != of(&model));
+}
+
+/// The fraction of zeros that `aios headroom` and R1 measure is what decoding with skipping finds,
+/// on the model that learned its zeros; and there it saves bytes.
+#[test]
+fn a_trained_models_zeros_are_those_that_are_skipped() {
+    let model = load("micro-relu-q8.gguf");
+    let prompts = built_in_prompts();
+    let chosen: Vec<&Prompt> = prompts.iter().take(4).collect();
+    let mut executor = Executor::new(Arc::clone(&model), compute(64)).expect("an executor");
+    let zeros = crate::headroom::measure_zeros(&mut executor, &chosen, 48, &mut |_, _, _| true);
+    let zeros = zeros.expect("a run");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = profile(&model, folder.path()).ffn.expect("neurons");
+    let (_, stamp) = model.identity().expect("files");
+    let mut plan = Plan::open(folder.path(), &stamp, &hardware()).expect("sound");
+    model.adopt_neurons(&mut plan, ZeroLimits::BYTES).expect("adopted");
+    let mut executor = Executor::new(Arc::clone(&model), compute(64)).expect("an executor");
+    for (_, ids) in tokenise(&model, &chosen, 48).expect("tokens") {
+        executor.truncate(0);
+        for id in ids {
+            executor.forward(&[id], Phase::Decode, Want::None, &mut |_, _| Ok(())).expect("a pass");
+        }
+    }
+    let stats = executor.zero_stats();
+    let found = 1.0 - stats.active as f64 / stats.neurons as f64;
+    let wanted = zeros.mean_quantised_zero_fraction.expect("quantised");
+    assert!((found - wanted).abs() < 1e-9, "{found} is not {wanted}");
+    assert!(zeros.mean_zero_fraction > 0.6 && zeros.mean_zero_fraction <= wanted, "{zeros:?}");
+    assert!(stats.down_skipped > 0 && stats.up_skipped > 0, "{stats:?}");
+    assert!(report.zero_fraction > 0.6 && report.read_bytes < report.whole_bytes, "{report:?}");
 }

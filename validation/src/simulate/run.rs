@@ -93,8 +93,8 @@ pub struct Simulated {
 struct Watched {
     hierarchy: Hierarchy,
     non_temporal: bool,
-    /// Runs of lines, their first and last.
-    runs: Vec<(u64, u64)>,
+    /// Runs of lines, their first and last, if distinct lines are wanted.
+    runs: Option<Vec<(u64, u64)>>,
     /// Distinct lines of the passes that have ended.
     touched: u64,
 }
@@ -103,12 +103,16 @@ impl Watched {
     fn access(&mut self, access: &Access) {
         let past = self.non_temporal && matches!(access.data, Data::Weights(_));
         self.hierarchy.access(access, !past);
-        self.runs.extend(self.hierarchy.lines(access));
+        if let Some(runs) = &mut self.runs {
+            runs.extend(self.hierarchy.lines(access));
+        }
     }
 
     fn end_pass(&mut self) {
-        self.touched += distinct(&mut self.runs);
-        self.runs.clear();
+        if let Some(runs) = &mut self.runs {
+            self.touched += distinct(runs);
+            runs.clear();
+        }
     }
 }
 
@@ -131,6 +135,10 @@ impl Observer for Feed {
     fn access(&mut self, access: Access) {
         lock(&self.0).access(&access);
     }
+
+    fn sees_feed_forward(&self) -> bool {
+        false
+    }
 }
 
 fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
@@ -150,7 +158,7 @@ pub fn simulate(
 ) -> Result<Simulated, EngineError> {
     let (caches, threads) = (hierarchy.design(), hierarchy.threads());
     let non_temporal = plan.non_temporal;
-    let watched = Watched { hierarchy, non_temporal, runs: Vec::new(), touched: 0 };
+    let watched = Watched { hierarchy, non_temporal, runs: Some(Vec::new()), touched: 0 };
     let watched = Arc::new(Mutex::new(watched));
     let before = executor.observe(Some(Box::new(Feed(Arc::clone(&watched)))));
     let outcome = run(executor, plan, &watched, between);
@@ -180,6 +188,32 @@ pub fn simulate(
         touched_bytes_per_token: bytes(watched.touched),
         reread_ratio: all_reads as f64 / watched.touched.max(1) as f64,
     })
+}
+
+/// Passes to watch. What the second argument is called after has warmed the caches up.
+type Work<'a> = dyn FnMut(&mut Executor, &dyn Fn()) -> Result<(), EngineError> + 'a;
+
+/// DRAM reads, of loads and of stores, in bytes by group, of the passes that `work` makes with the
+/// executor; those that only warm the caches up do not count.
+///
+/// # Errors
+/// What `work` returns.
+pub(crate) fn reads(
+    executor: &mut Executor,
+    hierarchy: Hierarchy,
+    work: &mut Work<'_>,
+) -> Result<Vec<(Group, u64)>, EngineError> {
+    let line = u64::from(hierarchy.design().shared.line_bytes());
+    let watched = Watched { hierarchy, non_temporal: false, runs: None, touched: 0 };
+    let watched = Arc::new(Mutex::new(watched));
+    let before = executor.observe(Some(Box::new(Feed(Arc::clone(&watched)))));
+    let outcome = work(executor, &|| lock(&watched).hierarchy.reset_traffic());
+    executor.observe(before);
+    outcome?;
+    let watched = lock(&watched);
+    let traffic = watched.hierarchy.traffic();
+    let of = |group| (group, line * (traffic.read(group) + traffic.for_ownership(group)));
+    Ok(Group::ALL.map(of).to_vec())
 }
 
 fn groups(traffic: &Traffic, bytes: &dyn Fn(u64) -> f64) -> Vec<GroupTraffic> {

@@ -41,6 +41,9 @@ pub(super) fn metadata(recipe: &Recipe, shape: &Shape) -> Metadata {
     if shape != published {
         name += &format!("-cut-to-{}-layers-{}-tokens", shape.layers, shape.vocab);
     }
+    if let Some(function) = recipe.activation {
+        name += &format!("-{}", function.name());
+    }
     let mut data = Metadata::new();
     data.set("general.architecture", shape.architecture.name());
     data.set("general.name", name);
@@ -53,6 +56,9 @@ pub(super) fn metadata(recipe: &Recipe, shape: &Shape) -> Metadata {
     data.set("aios.synthetic.published_layers", published.layers);
     data.set("aios.synthetic.published_vocab", published.vocab);
     set_size(&mut data, shape);
+    if let Some(function) = recipe.activation {
+        own(&mut data, shape)("hidden_activation", function.name().into());
+    }
     set_rope(&mut data, shape);
     set_vocabulary(&mut data, shape.vocab);
     data

@@ -16,7 +16,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use aios_contract::DType;
+use aios_contract::{ActivationFn, DType};
 use aios_engine::gguf::{GgufError, Metadata, TensorSpec, WriteError, Writer};
 
 pub use metadata::SYNTHETIC_KEY;
@@ -46,6 +46,8 @@ pub struct Recipe {
     pub layers: Option<u32>,
     /// Tokens of the vocabulary, if not the shape's own number.
     pub vocab: Option<u32>,
+    /// The feed-forward activation, if not the architecture's own.
+    pub activation: Option<ActivationFn>,
 }
 
 /// How far the writing is.

@@ -14,7 +14,7 @@ use super::*;
 
 fn recipe(shape: &str, quant: Quant) -> Recipe {
     let shape = Shape::named(shape).expect("a shape of the table");
-    Recipe { shape, quant, seed: 1, layers: None, vocab: None }
+    Recipe { shape, quant, seed: 1, layers: None, vocab: None, activation: None }
 }
 
 fn on(_: Progress) -> ControlFlow<()> {
@@ -270,7 +270,14 @@ fn a_file_appears_whole_or_not_at_all() {
 fn layers_in_the_middle_share_matrices_if_asked_to() {
     let shape = Shape::named("smollm2-135m").expect("a shape");
     let quant = "Q4_K_M".parse().expect("a quant");
-    let recipe = |layers| Recipe { shape, quant, seed: 1, layers: Some(layers), vocab: Some(512) };
+    let recipe = |layers| Recipe {
+        shape,
+        quant,
+        seed: 1,
+        layers: Some(layers),
+        vocab: Some(512),
+        activation: None,
+    };
     let plain = recipe(10).plan().expect("a plan");
     let before = plain.data_bytes();
     let shared = plain.with_aliases(8).expect("two layers at 40 to 60 %");

@@ -470,12 +470,9 @@ impl Simd for Avx2 {
                 let odd = _mm256_srai_epi16::<8>(a[half]);
                 let even = _mm256_mullo_epi16(even, scales);
                 let odd = _mm256_mullo_epi16(odd, scales);
-                let lows =
-                    _mm256_or_si256(_mm256_and_si256(even, low), _mm256_slli_epi16::<8>(odd));
-                let highs =
-                    _mm256_or_si256(_mm256_srli_epi16::<8>(even), _mm256_andnot_si256(low, odd));
-                out[0][half] = lows;
-                out[1][half] = highs;
+                let (lows, highs) = (_mm256_and_si256(even, low), _mm256_andnot_si256(low, odd));
+                out[0][half] = _mm256_or_si256(lows, _mm256_slli_epi16::<8>(odd));
+                out[1][half] = _mm256_or_si256(highs, _mm256_srli_epi16::<8>(even));
             });
         }
         out

@@ -525,6 +525,13 @@ impl Op for Turned {
             for (j, v) in s.interleave(turned).into_iter().enumerate() {
                 bytes(&format!("interleave {j}"), v);
             }
+            // Such products count as bytes only below 128.
+            bytes("sub_bytes", s.bits(s.sub_bytes(x, 128), 0, 127));
+            let scales: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());
+            for (half, v) in s.scale_bytes(x, &scales).into_iter().enumerate() {
+                bytes(&format!("scale_bytes {half}"), s.bits(v, 0, 127));
+                bytes(&format!("scale_bytes {half}, top"), s.bits(v, 7, 1));
+            }
             bytes("or", s.or(nibbles, s.bits(x, 0, 0x60)));
             let first: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());
             let second: [i8; 16] = random.array(|r| r.byte(-128, 127).cast_signed());

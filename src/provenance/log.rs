@@ -166,9 +166,12 @@ impl Log {
         let failed = |source| ProvenanceError::io("open", &folder.join(names.present()), source);
         let disk = Disk::open(&folder, &names.lock()).map_err(failed)?;
         let mut log = Self::new(disk, &folder, names, rotate_bytes);
-        log.locked(|log| log.tail().map(|_| ()))?;
-        let tried = OpenOptions::new().append(true).open(log.path());
-        tried.map_err(|source| log.failed("write", source))?;
+        // Under the lock, since somebody who rotates leaves no file for a moment.
+        log.locked(|log| {
+            log.tail()?;
+            let tried = OpenOptions::new().append(true).open(log.path());
+            tried.map(|_| ()).map_err(|source| log.failed("write", source))
+        })?;
         Ok(log)
     }
 }

@@ -1,5 +1,5 @@
-//! `aios lookup`: what look-up drafts on real prompts, counted. Drafting changes no token, so answers
-//! that are known tell which of its guesses are right; nothing is timed.
+//! `aios lookup`: what look-up drafts on real prompts, counted. Drafting changes no token, so
+//! answers that are known tell which of its guesses are right; nothing is timed.
 
 use std::fs;
 use std::io::Write as _;

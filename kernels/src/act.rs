@@ -88,8 +88,8 @@ pub(crate) const TILED: usize = 12;
 ///
 /// Rows are in groups of almost the same width, and lie interleaved in them: a group holds for
 /// each 256 elements a tile, in which word w of its row c is at w · width + c. So a product with
-/// all rows of a group reads one stream, at constant distances. From [`TILED`] rows on they lie as
-/// [`tiled`] says, if the processor multiplies tiles.
+/// all rows of a group reads one stream, at constant distances. From `TILED` rows on they lie as
+/// module `tiled` says, if the processor multiplies tiles.
 #[derive(Debug)]
 pub struct QuantRows {
     block: ScaleBlock,

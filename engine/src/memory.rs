@@ -243,7 +243,7 @@ impl Memory {
             };
             let (first, weights) = tensor.part(*exact, &range, &bytes);
             let rows = weights.rows();
-            meter.weights(name, tensor.row_bytes() * rows, &bytes);
+            meter.part(name, tensor.row_bytes() * rows, &bytes);
             let bias = bias.map(|bias| &bias[first..first + rows]);
             if input.rows() == 1 {
                 let out = &mut out[first..first + rows];

@@ -5,7 +5,7 @@ use crate::cache::KvCache;
 use crate::model::NormWeights;
 use aios_contract::TensorName;
 use aios_kernels::{BLOCK, KvLayer, KvTier, KvTiers};
-use aios_residency::{Access, Data, Ledger, Phase, TierBytes};
+use aios_residency::{Access, Data, Ledger, PartBytes, Phase, TierBytes};
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -88,6 +88,13 @@ impl Meter {
     pub(crate) fn weights<T>(&mut self, name: TensorName, bytes: usize, memory: &[T]) {
         self.ledger.read(name, bytes);
         self.observe(|| Access::read(Data::Weights(name), memory));
+    }
+
+    /// As [`Self::weights`], of a part that may have come from the disk.
+    pub(crate) fn part(&mut self, name: TensorName, bytes: usize, part: &PartBytes<'_>) {
+        self.ledger.read(name, bytes);
+        let fresh = part.in_buffer();
+        self.observe(|| Access { fresh, ..Access::read(Data::Weights(name), part) });
     }
 
     /// Some rows of a tensor are read, `bytes` in all.

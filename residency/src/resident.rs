@@ -353,6 +353,13 @@ enum Bytes<'a> {
     Buffer(MutexGuard<'a, Pages>, Range<usize>),
 }
 
+impl PartBytes<'_> {
+    /// Whether they lie in a buffer, into which they have just come from the disk.
+    pub const fn in_buffer(&self) -> bool {
+        matches!(self.0, Bytes::Buffer(..))
+    }
+}
+
 impl Deref for PartBytes<'_> {
     type Target = [u8];
 

@@ -31,13 +31,15 @@ pub struct Access {
     pub bytes: usize,
     /// Whether it is written.
     pub write: bool,
+    /// Whether a disk has written it since it was last read, so that no cache holds it.
+    pub fresh: bool,
 }
 
 impl Access {
     /// Reading `memory`.
     pub fn read<T>(data: Data, memory: &[T]) -> Self {
         let start = memory.as_ptr().addr();
-        Self { data, start, bytes: size_of_val(memory), write: false }
+        Self { data, start, bytes: size_of_val(memory), write: false, fresh: false }
     }
 
     /// Writing `memory`.

@@ -4,6 +4,7 @@ use super::cache::{Cache, Evicted, Geometry};
 use super::traffic::{Group, Traffic};
 use aios_residency::Access;
 use serde::Serialize;
+use std::ops::RangeInclusive;
 
 /// The most threads that are simulated.
 pub const THREADS_MAX: usize = 1024;
@@ -140,6 +141,9 @@ impl Hierarchy {
     /// non-temporal: it leaves no line behind.
     pub fn access(&mut self, access: &Access, keep: bool) {
         let Some((first, last)) = self.lines(access) else { return };
+        if access.fresh {
+            self.forget(first..=last);
+        }
         let group = Group::of(access.data);
         let (count, threads) = (last - first + 1, self.private.len() as u64);
         // Thread t takes the lines from t · count / threads on; split so as not to overflow.
@@ -151,6 +155,15 @@ impl Hierarchy {
                     let one = Use { thread, line, write: access.write, group };
                     if keep || access.write { self.use_line(one) } else { self.pass_by(one) }
                 }
+            }
+        }
+    }
+
+    /// Lines whose memory a device has written.
+    fn forget(&mut self, lines: RangeInclusive<u64>) {
+        for line in lines {
+            for cache in self.private.iter_mut().chain([&mut self.shared]) {
+                cache.remove(line);
             }
         }
     }

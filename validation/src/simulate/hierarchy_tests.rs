@@ -20,7 +20,7 @@ fn hierarchy(design: Design, threads: usize) -> Hierarchy {
 
 fn at(lines: std::ops::Range<usize>, write: bool) -> Access {
     let data = Data::Activations;
-    Access { data, start: 64 * lines.start, bytes: 64 * lines.len(), write }
+    Access { data, start: 64 * lines.start, bytes: 64 * lines.len(), write, fresh: false }
 }
 
 /// Reads or writes single lines: lines read, lines read for stores, lines written.
@@ -44,6 +44,21 @@ fn a_line_that_the_shared_cache_drops_is_dropped_by_the_private_one() {
     assert_eq!(run(&mut inclusive, &reads([1, 2, 1, 3, 1, 4, 1])), [5, 0, 0]);
     let mut independent = hierarchy(lines(2, 3, Policy::Independent), 1);
     assert_eq!(run(&mut independent, &reads([1, 2, 1, 3, 1, 4, 1])), [4, 0, 0]);
+}
+
+#[test]
+fn what_a_disk_has_written_is_in_no_cache() {
+    for policy in [Policy::Inclusive, Policy::Victim, Policy::Independent] {
+        for threads in [1, 2] {
+            let mut hierarchy = hierarchy(lines(2, 8, policy), threads);
+            let read = |fresh| Access { fresh, ..at(0..4, false) };
+            for (fresh, expected) in [(false, 4), (false, 0), (true, 4), (false, 0)] {
+                hierarchy.reset_traffic();
+                hierarchy.access(&read(fresh), true);
+                assert_eq!(hierarchy.traffic().reads(), expected, "{policy:?} {threads} {fresh}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -146,7 +161,7 @@ fn lines_are_counted_by_what_they_hold() {
         (Data::Keys(3), 2047, 2, true),
         (Data::Values(3), 4096, 0, true),
     ] {
-        hierarchy.access(&Access { data, start, bytes, write }, true);
+        hierarchy.access(&Access { data, start, bytes, write, fresh: false }, true);
     }
     let traffic = hierarchy.traffic();
     assert_eq!((traffic.read(Group::Ffn), traffic.read(Group::Norm)), (3, 1));

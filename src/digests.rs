@@ -11,6 +11,8 @@ use aios_residency::plan::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::whole::write_json;
+
 /// A file that was changed less than this before it was read may change again within one tick of
 /// its file system's clock, so that its digest is not kept.
 const SETTLED_NS: i128 = 2_000_000_000;
@@ -110,7 +112,7 @@ pub fn of_files(
     let now = i128::try_from(now).unwrap_or(0);
     if let Some(kept) = kept
         && before.iter().all(|(_, stamp)| stamp.is_settled(now))
-        && let Err(error) = keep(&kept, &Kept { files: before, sha256: sha256.clone() })
+        && let Err(error) = write_json(&kept, &Kept { files: before, sha256: sha256.clone() })
     {
         // It can be computed again; a folder that cannot be written costs a moment each time.
         tracing::debug!(%error, "the digest of a model is not kept");
@@ -133,15 +135,6 @@ fn look_up(kept: &Path, files: &[(PathBuf, Stamp)]) -> Option<String> {
     let Kept { files: known, sha256 } = serde_json::from_slice(&fs::read(kept).ok()?).ok()?;
     let sound = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
     (sound && known == files).then_some(sha256)
-}
-
-fn keep(kept: &Path, entry: &Kept) -> io::Result<()> {
-    let folder = kept.parent().ok_or(io::ErrorKind::NotFound)?;
-    fs::create_dir_all(folder)?;
-    let mut whole = tempfile::NamedTempFile::new_in(folder)?;
-    serde_json::to_writer(&mut whole, entry)?;
-    whole.persist(kept)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -188,14 +181,14 @@ mod tests {
         let kept = folder.path().join("cache").join(format!("{}.json", file_name(&state)));
         // A planted digest shows whether what is kept is used.
         let planted = "0".repeat(64);
-        keep(&kept, &Kept { files: state, sha256: planted.clone() }).unwrap();
+        write_json(&kept, &Kept { files: state, sha256: planted.clone() }).unwrap();
         let cache = kept.parent();
         let digest = || of_files(std::slice::from_ref(&file), cache, &mut |_, _| true).unwrap();
         assert_eq!(digest(), planted);
         fs::write(&kept, "no JSON").unwrap();
         assert_eq!(digest(), ABC);
         let state = vec![(path.clone(), Stamp::of(&path).unwrap())];
-        keep(&kept, &Kept { files: state, sha256: planted.clone() }).unwrap();
+        write_json(&kept, &Kept { files: state, sha256: planted.clone() }).unwrap();
         // The same length and time of modification, other bytes.
         age(&file);
         assert_eq!(digest(), ABC);

@@ -20,3 +20,4 @@ pub mod router;
 pub mod statistics;
 pub mod stats;
 pub mod system;
+pub mod whole;

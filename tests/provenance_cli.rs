@@ -235,7 +235,8 @@ fn failures_are_recorded_and_a_log_that_fails_loses_no_answer() {
     let (model, log) = (bench.model.to_str().unwrap(), bench.log());
     let long = "a b c d e f g h ".repeat(20);
     let run = |log: &str, prompt: &str| {
-        bench.aios(&["run", "-m", model, "-p", prompt, "-c", "32", "-n", "4", "--provenance", log])
+        let run = ["run", "-m", model, "-p", prompt, "-c", "32", "-n", "4", "--temp", "0"];
+        bench.aios(&[&run[..], &["--ignore-eos", "--provenance", log]].concat())
     };
     assert_eq!(run(log.to_str().unwrap(), &long).status.code(), Some(1));
     let record = &bench.records()[0];

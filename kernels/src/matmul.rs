@@ -20,6 +20,7 @@
 
 mod gather;
 mod inner;
+pub(crate) mod lanes;
 mod panels;
 mod rows;
 mod tiles;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::output::deliver;
-use super::progress::bar;
+use super::progress::Stages;
 use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -107,19 +107,12 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
     options.ram = options.ram.map(|ram| ram / EXECUTORS);
     let path = model_file(&args.model.model, interrupt)?;
     let model = args.weights.load(&path, args.compute.exact, interrupt)?;
-    let bar = bar(TEMPLATE);
-    let mut doing = "";
+    let mut stages = Stages::new(TEMPLATE);
     let report = headroom::run(&model, &options, &prompts, &plan, &mut |now, done, total| {
-        if doing != now {
-            doing = now;
-            tracing::info!("{now}");
-            bar.set_message(now);
-        }
-        bar.set_length(total);
-        bar.set_position(done);
+        stages.show(now, done, total);
         !interrupt.is_set()
     });
-    bar.finish_and_clear();
+    drop(stages);
     let mut report = match report {
         Err(HeadroomError::Interrupted) => return Err(Interrupted.into()),
         other => other?,

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::output::deliver;
-use super::progress::bar;
+use super::progress::Stages;
 use super::{ModelArgs, ThreadArgs, WeightArgs, model_file, simulate};
 use crate::interrupt::{Interrupt, Interrupted};
 use aios_engine::ExecutorOptions;
@@ -114,19 +114,12 @@ pub(super) fn run(args: &LeversArgs) -> anyhow::Result<()> {
     let model = args.weights.load_to_measure(&path, &interrupt)?;
     let mut options = ExecutorOptions::new(1);
     (options.threads, options.threads_batch) = args.threads.resolve(options.threads);
-    let bar = bar(TEMPLATE);
-    let mut doing = "";
+    let mut stages = Stages::new(TEMPLATE);
     let report = levers::run(&model, &options, &text, &plan, &mut |now, done, total| {
-        if doing != now {
-            doing = now;
-            tracing::info!("{now}");
-            bar.set_message(now);
-        }
-        bar.set_length(total);
-        bar.set_position(done);
+        stages.show(now, done, total);
         !interrupt.is_set()
     });
-    bar.finish_and_clear();
+    drop(stages);
     let report = match report {
         Err(LeverError::Interrupted) => return Err(Interrupted.into()),
         other => other?,

@@ -2,7 +2,6 @@
 //! answers that are known tell which of its guesses are right; nothing is timed.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use super::prompts::{Line, PromptArgs, ids};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::statistics::{Estimate, Sample};
+use crate::whole::write_json;
 
 const TEMPLATE: &str = "[{bar:30}] {pos}/{len} answers, {eta} left";
 
@@ -117,17 +117,10 @@ impl Answers {
         Ok(known)
     }
 
-    /// Replaces the file as a whole, so that an interruption leaves the old or the new one.
+    /// Replaces the file, so that an interruption leaves the old or the new one.
     fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let write = || -> anyhow::Result<()> {
-            let mut whole = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-            serde_json::to_writer(&mut whole, self)?;
-            whole.flush()?;
-            whole.persist(path)?;
-            Ok(())
-        };
-        write().with_context(|| format!("cannot write the answers {}", path.display()))
+        let what = || format!("cannot write the answers {}", path.display());
+        write_json(path, self).with_context(what)
     }
 
     fn of(&self, prompt: &[u32]) -> Option<&[u32]> {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::plan::{hardware, plan_folder};
-use super::progress::bar;
+use super::progress::Stages;
 use super::{ModelArgs, ThreadArgs, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
 
@@ -91,23 +91,16 @@ pub(super) fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     };
     let mut compute = ExecutorOptions::new(options.context());
     (compute.threads, compute.threads_batch) = args.threads.resolve(compute.threads);
-    let bar = bar(TEMPLATE);
+    let mut stages = Stages::new(TEMPLATE);
     let started = Instant::now();
-    let mut doing = "";
     let mut progress = |now: &'static str, done, total| {
-        if doing != now {
-            doing = now;
-            tracing::info!("{now}");
-            bar.set_message(now);
-        }
-        bar.set_length(total);
-        bar.set_position(done);
+        stages.show(now, done, total);
         !interrupt.is_set()
     };
     let layers = model.config().layers;
     let alike = args.alias.then(|| headroom::alike(model.path(), layers, &mut progress));
     let made = profile::run(&model, &compute, prompts.as_ref(), &options, &folder, &mut progress);
-    bar.finish_and_clear();
+    drop(stages);
     let manifest = match made {
         Err(ProfileError::Interrupted) => return Err(Interrupted.into()),
         other => other?,

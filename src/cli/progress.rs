@@ -19,6 +19,36 @@ pub fn bar(template: &str) -> ProgressBar {
     bar
 }
 
+/// A [`bar`] for work in stages that have names.
+pub struct Stages {
+    bar: ProgressBar,
+    doing: &'static str,
+}
+
+impl Stages {
+    /// A bar that appears with the first report.
+    pub fn new(template: &str) -> Self {
+        Self { bar: bar(template), doing: "" }
+    }
+
+    /// So many steps of so many of stage `doing` are done.
+    pub fn show(&mut self, doing: &'static str, done: u64, total: u64) {
+        if self.doing != doing {
+            self.doing = doing;
+            tracing::info!("{doing}");
+            self.bar.set_message(doing);
+        }
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+}
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Reports on stderr, so that stdout stays clean for results.
 pub struct Terminal {
     bar: ProgressBar,

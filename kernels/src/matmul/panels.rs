@@ -14,6 +14,7 @@
 //!    are not registers enough for more than four columns.
 
 use super::Piece;
+use super::lanes::{add_weights, additions, float, half};
 use crate::act::{Group, QuantRows, b32, b256};
 use crate::format::{self, Format32, Format256};
 use crate::panel::PANEL_ROWS;
@@ -27,16 +28,6 @@ const MANY_BYTES: usize = 192 << 10;
 const AHEAD: usize = 4608;
 /// From this many columns on there are many.
 const MANY: usize = 17;
-
-/// Additions of products of weights up to `max` that fit 16 bits: a pair is at most 2 · 127 · max.
-const fn additions(signed: bool, max: u8) -> usize {
-    match (signed, max) {
-        (true, _) | (false, 64..) => 1,
-        (false, 32..=63) => 2,
-        (false, 16..=31) => 4,
-        (false, 0..=15) => 8,
-    }
-}
 
 /// The binary logarithm of what the unpacked bytes exceed the weights by, as far as sums count
 /// it; 0 if that is nothing.
@@ -77,12 +68,6 @@ type Tile<const C: usize, const WORDS: usize> = [[i32; C]; WORDS];
 #[inline(always)]
 fn tiles<const C: usize, const WORDS: usize>(x: &[i32]) -> &[Tile<C, WORDS>] {
     x.as_chunks::<C>().0.as_chunks::<WORDS>().0
-}
-
-/// A float whose bits are a word, in all lanes.
-#[inline(always)]
-pub(super) fn float<S: Simd>(simd: S, word: i32) -> S::F {
-    simd.splat(f32::from_bits(word.cast_unsigned()))
 }
 
 /// A panel's blocks.
@@ -277,7 +262,7 @@ fn block32<F: Format32, S: Simd, const C: usize, const UNPACKED: bool>(
     for k in 0..8 {
         let w = if UNPACKED { simd.load_bytes(&ready[k]) } else { F::quad(simd, panel, k) };
         for c in 0..C {
-            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[8 * j + k][c]);
+            sums[c] = add_weights(simd, F::SIGNED, sums[c], w, x[8 * j + k][c]);
         }
         if !S::WIDE && (k + 1) % additions(F::SIGNED, F::MAX) == 0 {
             for c in 0..C {
@@ -429,7 +414,7 @@ fn group_sums<F: Format256, S: Simd, const C: usize, const UNPACKED: bool, const
             F::quad::<S, PART>(simd, panel, half, k)
         };
         for c in 0..C {
-            sums[c] = add::<S>(simd, F::SIGNED, sums[c], w, x[8 * group + k][c]);
+            sums[c] = add_weights(simd, F::SIGNED, sums[c], w, x[8 * group + k][c]);
         }
         if (k + 1) % adds == 0 {
             for c in 0..C {
@@ -445,14 +430,4 @@ fn group_sums<F: Format256, S: Simd, const C: usize, const UNPACKED: bool, const
 #[inline(always)]
 const fn times_power(x: i32, power: i32) -> i32 {
     if power < 0 { x >> -power } else { x << power }
-}
-
-#[inline(always)]
-fn add<S: Simd>(simd: S, biased: bool, sums: S::P, w: S::B, x: i32) -> S::P {
-    if biased { simd.add_biased(sums, w, x) } else { simd.add_products(sums, w, x) }
-}
-
-#[inline(always)]
-pub(super) fn half<S: Simd>(simd: S, bits: &[[u8; 2]; LANES]) -> S::F {
-    simd.load_f16(&bits.map(u16::from_le_bytes))
 }

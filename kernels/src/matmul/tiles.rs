@@ -11,7 +11,7 @@
 //!    the groups of a super-block, and four sums make one.
 
 use super::Piece;
-use super::panels::{float, half};
+use super::lanes::{float, half};
 use crate::act::QuantRows;
 use crate::act::tiled::{t32, t256};
 use crate::format::{self, Format32, Format256};
@@ -22,17 +22,19 @@ use bytemuck::Zeroable;
 
 /// Panels whose blocks are unpacked at a time.
 const TOGETHER: usize = 2;
-/// Bytes of quants that all panels may pass over again and again, because they stay in the cache.
-const SMALL: usize = 512 << 10;
-/// Bytes of results that wait in memory otherwise.
+/// Groups of columns that are few: weights take the time, and are best read in their order.
+const FEW: usize = 2;
+/// Bytes of results that wait in memory otherwise, and the most panels that they are of.
 const WAITING: usize = 512 << 10;
+const PANELS: usize = 16;
 
 /// Panels that pass over a block of all columns before the next block comes.
 fn run(x: &QuantRows) -> usize {
-    if x.bytes() <= SMALL {
-        TOGETHER
-    } else {
-        (WAITING / (x.group_count() * size_of::<Waiting>())).next_multiple_of(TOGETHER)
+    match x.group_count() {
+        0..=FEW => TOGETHER,
+        groups => (WAITING / (groups * size_of::<Waiting>()))
+            .next_multiple_of(TOGETHER)
+            .clamp(TOGETHER, PANELS),
     }
 }
 
@@ -61,15 +63,13 @@ trait Multiply<S: Simd> {
     /// Unpacks the blocks of a tile.
     fn unpack(simd: S, blocks: &[Self::Panel], out: &mut Self::Unpacked);
 
-    /// The sums of the products with a group's tile `x`.
-    fn sum(ready: &mut Ready, x: &[Line], w: &Self::Unpacked, sums: &mut [Sums; 8]);
-
-    /// Adds what the sums come to, for `columns` columns or more, to the results that wait.
-    fn finish(
+    /// Adds the products with a group's tile, for `columns` columns or more, to the results that
+    /// wait; `sums` is memory.
+    fn multiply(
         simd: S,
-        x: &[Line],
-        w: &Self::Unpacked,
-        sums: &[Sums; 8],
+        ready: &mut Ready,
+        tile: (&[Line], &Self::Unpacked),
+        sums: &mut [Sums; 8],
         columns: usize,
         to: &mut Waiting,
     );
@@ -88,77 +88,78 @@ fn products<M: Multiply<S>, S: Simd>(
     let panel_bytes = bytes.len() / piece.rows.div_ceil(PANEL_ROWS);
     let (groups, run) = (x.group_count(), run(x));
     let waiting: &mut [Waiting] = bytemuck::cast_slice_mut(scratch);
-    let mut sums = [[Sums::zeroed(); 8]; 2];
+    let mut sums = [Sums::zeroed(); 8];
     let mut weights: [M::Unpacked; TOGETHER] = std::array::from_fn(|_| M::empty(simd));
     for (r, bytes) in bytes.chunks(run * panel_bytes).enumerate() {
         let waiting = &mut waiting[..bytes.len() / panel_bytes * groups];
         waiting.fill([[0.0; LANES]; COLUMNS]);
         for t in 0..piece.input.len.div_ceil(256) {
             let pairs = bytes.chunks(TOGETHER * panel_bytes);
-            for (panels, waiting) in pairs.zip(waiting.chunks_mut(TOGETHER * groups)) {
-                for (panel, out) in panels.chunks_exact(panel_bytes).zip(&mut weights) {
+            let pairs = pairs.zip(waiting.chunks_mut(TOGETHER * groups)).enumerate();
+            for (pair, (panels, waiting)) in pairs {
+                let panels = panels.chunks_exact(panel_bytes);
+                let weights = &mut weights[..panels.len()];
+                for (panel, out) in panels.zip(&mut *weights) {
                     M::unpack(simd, tile::<M, S>(panel, t), out);
                 }
-                ask_for_next::<M, S>(bytes, panels, panel_bytes, t);
-                // While the sums of one are made, those of the one before are finished.
-                let count = panels.len() / panel_bytes;
-                for i in 0..=groups * count {
-                    let [now, before] = if i % 2 == 0 { [0, 1] } else { [1, 0] };
-                    if i < groups * count {
-                        let x = x.tile(i / count, t);
-                        M::sum(&mut ready, x, &weights[i % count], &mut sums[now]);
-                    }
-                    if i > 0 {
-                        let (group, p) = ((i - 1) / count, (i - 1) % count);
-                        let columns = COLUMNS.min(x.rows() - group * COLUMNS);
-                        let (x, to) = (x.tile(group, t), &mut waiting[p * groups + group]);
-                        M::finish(simd, x, &weights[p], &sums[before], columns, to);
+                ask_for_next::<M, S>(bytes, panel_bytes, pair + 1, t);
+                for group in 0..groups {
+                    let columns = COLUMNS.min(x.rows() - group * COLUMNS);
+                    for (w, waiting) in weights.iter().zip(waiting.chunks_exact_mut(groups)) {
+                        let (x, to) = ((x.tile(group, t), w), &mut waiting[group]);
+                        M::multiply(simd, &mut ready, x, &mut sums, columns, to);
                     }
                 }
             }
         }
-        for (p, waiting) in waiting.chunks_exact(groups).enumerate() {
-            let row = (r * run + p) * PANEL_ROWS;
+        give_out(simd, piece, (x.rows(), groups), r * run * PANEL_ROWS, waiting);
+    }
+}
+
+/// Asks memory for the blocks that are unpacked next: tile `t` of the panels that begin with pair
+/// `pair`, or else the next tile of the first ones.
+#[inline(always)]
+fn ask_for_next<M: Multiply<S>, S: Simd>(bytes: &[u8], panel_bytes: usize, pair: usize, t: usize) {
+    let (next, t) = match bytes.get(pair * TOGETHER * panel_bytes..) {
+        Some(next) if !next.is_empty() => (next, t),
+        _ => (bytes, t + 1),
+    };
+    for panel in next.chunks_exact(panel_bytes).take(TOGETHER) {
+        for block in tile::<M, S>(panel, t) {
+            prefetch_second(block, 0);
+        }
+    }
+}
+
+/// Puts the results of panels, the first row of which is `row`, where they belong: column by column,
+/// since there the panels' rows lie side by side.
+#[inline(always)]
+fn give_out<S: Simd>(
+    simd: S,
+    piece: &Piece<'_, '_>,
+    (columns, groups): (usize, usize),
+    row: usize,
+    waiting: &[Waiting],
+) {
+    for column in 0..columns {
+        for (p, panel) in waiting.chunks_exact(groups).enumerate() {
+            let (row, result) = (row + p * PANEL_ROWS, &panel.as_flattened()[column]);
             let rows = PANEL_ROWS.min(piece.rows - row);
-            for (column, result) in waiting.as_flattened()[..x.rows()].iter().enumerate() {
-                let out = piece.out(column, row, rows);
-                match out.first_chunk_mut() {
-                    Some(whole) => simd.store(simd.load(result), whole),
-                    None => out.copy_from_slice(&result[..rows]),
-                }
+            let out = piece.out(column, row, rows);
+            match out.first_chunk_mut() {
+                Some(whole) => simd.store(simd.load(result), whole),
+                None => out.copy_from_slice(&result[..rows]),
             }
         }
     }
 }
 
-/// The blocks of tile `t` of a panel.
+/// The blocks of tile `t` of a panel; none behind the last.
 #[inline(always)]
 fn tile<M: Multiply<S>, S: Simd>(panel: &[u8], t: usize) -> &[M::Panel] {
     let blocks = format::blocks(panel);
     let count = 256 / M::BLOCK;
-    &blocks[t * count..blocks.len().min((t + 1) * count)]
-}
-
-/// Asks memory for the blocks that are unpacked next.
-#[inline(always)]
-fn ask_for_next<M: Multiply<S>, S: Simd>(
-    bytes: &[u8],
-    panels: &[u8],
-    panel_bytes: usize,
-    t: usize,
-) {
-    let end = panels.as_ptr_range().end;
-    let left = bytes.as_ptr_range().end.addr() - end.addr();
-    let (next, t) = match left {
-        0 => (&bytes[..panel_bytes], t + 1),
-        _ => (&bytes[bytes.len() - left..][..panel_bytes], t),
-    };
-    let whole = format::blocks::<M::Panel>(next).len();
-    if t * (256 / M::BLOCK) < whole {
-        for block in tile::<M, S>(next, t) {
-            prefetch_second(block, 0);
-        }
-    }
+    &blocks[blocks.len().min(t * count)..blocks.len().min((t + 1) * count)]
 }
 
 /// Formats with super-blocks.
@@ -226,21 +227,17 @@ impl<F: Format256, S: Simd> Multiply<S> for Super<F> {
     }
 
     #[inline(always)]
-    fn sum(ready: &mut Ready, x: &[Line], w: &Scaled<S>, sums: &mut [Sums; 8]) {
-        let planes = x.first_chunk().expect("two planes of quants");
-        let sums = sums.first_chunk_mut().expect("four tiles of sums");
-        ready.super_block(planes, &w.planes, sums);
-    }
-
-    #[inline(always)]
-    fn finish(
+    fn multiply(
         simd: S,
-        x: &[Line],
-        w: &Scaled<S>,
-        sums: &[Sums; 8],
+        ready: &mut Ready,
+        (x, w): (&[Line], &Scaled<S>),
+        sums: &mut [Sums; 8],
         columns: usize,
         to: &mut Waiting,
     ) {
+        let planes = x.first_chunk().expect("two planes of quants");
+        let sums = sums.first_chunk_mut().expect("four tiles of sums");
+        ready.super_block(planes, &w.planes, sums);
         for (c, to) in to[..columns].iter_mut().enumerate() {
             let low = simd.shift_left(simd.load_int(&sums[0].0[c]), 2);
             let low = simd.add_int(low, simd.load_int(&sums[2].0[c]));
@@ -342,27 +339,23 @@ impl<F: Format32, S: Simd> Multiply<S> for Blocks<F> {
     }
 
     #[inline(always)]
-    fn sum(ready: &mut Ready, x: &[Line], w: &Unscaled<S>, sums: &mut [Sums; 8]) {
-        ready.blocks(x.first_chunk().expect("quants"), &w.plane, sums);
-    }
-
-    #[inline(always)]
-    fn finish(
+    fn multiply(
         simd: S,
-        x: &[Line],
-        w: &Unscaled<S>,
-        sums: &[Sums; 8],
+        ready: &mut Ready,
+        (x, w): (&[Line], &Unscaled<S>),
+        sums: &mut [Sums; 8],
         _columns: usize,
         to: &mut Waiting,
     ) {
+        ready.blocks(x.first_chunk().expect("quants"), &w.plane, sums);
         // All columns at once, since that many results fit the registers.
         let mut acc = [simd.splat(0.0); COLUMNS];
         for (acc, to) in acc.iter_mut().zip(&*to) {
             *acc = simd.load(to);
         }
-        for j in 0..w.count {
+        for (j, sums) in sums[..w.count].iter().enumerate() {
             for (c, acc) in acc.iter_mut().enumerate() {
-                let total = simd.load_int(&sums[j].0[c]);
+                let total = simd.load_int(&sums.0[c]);
                 let mut t = simd.mul(w.d[j], simd.int_to_float(total));
                 if F::HAS_MIN {
                     t = simd.fma(w.m[j], float(simd, x[t32::FLOATS + j].0[c]), t);

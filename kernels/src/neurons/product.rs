@@ -14,6 +14,7 @@ use crate::act::{QuantRows, b32, b256};
 use crate::format::{self, Float, Format32, Format256, Visitor};
 use crate::isa::{Isa, Op};
 use crate::layers::add;
+use crate::matmul::lanes::{add_weights, additions, float, half};
 use crate::matmul::{Matrix, ahead, least};
 use crate::pool::Pool;
 use crate::shared::Shared;
@@ -143,7 +144,7 @@ impl<'a> Part<'a> {
     fn half<S: Simd>(&self, simd: S, field: usize, vector: usize, part_rows: usize) -> S::F {
         let at = 2 * (field * part_rows + vector * LANES);
         let bits: &[u8; 2 * LANES] = self.scales[at..].first_chunk().expect("a number a row");
-        simd.load_f16(&bytemuck::cast::<_, [[u8; 2]; LANES]>(*bits).map(u16::from_le_bytes))
+        half(simd, &bytemuck::cast(*bits))
     }
 }
 
@@ -172,11 +173,7 @@ fn add_quad<S: Simd, const V: usize>(
 ) {
     for v in 0..4 {
         if V == 4 {
-            sums[v] = if signed {
-                simd.add_biased(sums[v], weights[v], x)
-            } else {
-                simd.add_products(sums[v], weights[v], x)
-            };
+            sums[v] = add_weights(simd, signed, sums[v], weights[v], x);
         } else {
             sums[v] = simd.add_products(sums[v], simd.bits(weights[v], 0, 15), x);
             sums[4 + v] = simd.add_products(sums[4 + v], simd.bits(weights[v], 4, 15), x);
@@ -184,100 +181,112 @@ fn add_quad<S: Simd, const V: usize>(
     }
 }
 
-/// Additions of products of weights up to `max` that fit 16 bits, as in panels.
-const fn additions(signed: bool, max: u8) -> usize {
-    match (signed, max) {
-        (true, _) | (false, 64..) => 1,
-        (false, 32..=63) => 2,
-        (false, 16..=31) => 4,
-        (false, 0..=15) => 8,
+/// The steps of a format's chains: one for each block of columns.
+trait Steps<S: Simd, const V: usize> {
+    /// The bits of the scale that block `b` has in the words of an input row.
+    fn scale(words: &[i32], b: usize) -> i32;
+
+    /// Adds block `b` to the sums of a part's rows; `asked` asks for the lines of the quad that
+    /// comes so many after the first of a group.
+    fn step(
+        simd: S,
+        of: Part<'_>,
+        x: (&[i32], usize, &ActiveNeurons),
+        asked: impl Fn(usize, usize),
+        sums: &mut [F32s; VECTORS],
+    );
+}
+
+/// A stripe whose blocks have `LEN` columns.
+#[inline(always)]
+fn stripe<B: Steps<S, V>, S: Simd, const V: usize, const LEN: usize>(simd: S, of: Stripe<'_>) {
+    let Job { weights, x, active, .. } = of.job;
+    let (shape, bytes) = (weights.shape, weights.stripe(of.stripe));
+    let parts = shape.stripe_parts(of.stripe);
+    let mut sums = [[[0.0; LANES]; VECTORS]; STRIPE_PARTS];
+    let words = x.single();
+    for (b, block) in bytes.chunks_exact(parts * shape.block_bytes()).enumerate() {
+        if active.skips && B::scale(words, b) == 0 {
+            continue;
+        }
+        let (scales, lines) = block.split_at(parts * shape.scale_bytes);
+        for part in 0..parts {
+            let scales = &scales[part * shape.scale_bytes..][..shape.scale_bytes];
+            let first = (LEN * b) as u32;
+            let asked = |group: usize, i: usize| {
+                if let Some(quad) = active.later(group, i).filter(|_| part == 0) {
+                    ask::<LEN>(bytes, shape.scale_bytes, parts, quad);
+                }
+            };
+            let one = Part { scales, lines, part, parts, first };
+            B::step(simd, one, (words, b, active), asked, &mut sums[part]);
+        }
+    }
+    for (part, sums) in sums[..parts].iter().enumerate() {
+        of.store(part, sums);
     }
 }
 
-/// A float whose bits are a word, in all lanes.
-#[inline(always)]
-fn float<S: Simd>(simd: S, word: i32) -> S::F {
-    simd.splat(f32::from_bits(word.cast_unsigned()))
-}
+/// Formats with blocks of 32, and with super-blocks.
+struct Blocks32<F>(PhantomData<F>);
+struct Blocks256<F>(PhantomData<F>);
 
 impl<F: Format32> Op for Stripe32<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        if F::MAX <= 15 { self.parts::<S, 8>(simd) } else { self.parts::<S, 4>(simd) }
+        match F::MAX {
+            0..=15 => stripe::<Blocks32<F>, S, 8, 32>(simd, self.0),
+            _ => stripe::<Blocks32<F>, S, 4, 32>(simd, self.0),
+        }
     }
 }
 
-impl<F: Format32> Stripe32<'_, F> {
+impl<F: Format32, S: Simd, const V: usize> Steps<S, V> for Blocks32<F> {
     #[inline(always)]
-    fn parts<S: Simd, const V: usize>(self, simd: S) {
-        let Job { weights, x, active, .. } = self.0.job;
-        let (shape, stripe) = (weights.shape, weights.stripe(self.0.stripe));
-        let parts = shape.stripe_parts(self.0.stripe);
-        let mut sums = [[[0.0; LANES]; VECTORS]; STRIPE_PARTS];
-        let (tiles, _) = x.single().as_chunks::<{ b32::WORDS }>();
-        for (b, bytes) in stripe.chunks_exact(parts * shape.block_bytes()).enumerate() {
-            let (tile, j) = (&tiles[b / 8], b % 8);
-            if active.skips && tile[b32::SCALES + j] == 0 {
-                continue;
-            }
-            let (scales, lines) = bytes.split_at(parts * shape.scale_bytes);
-            for part in 0..parts {
-                let scales = &scales[part * shape.scale_bytes..][..shape.scale_bytes];
-                let of = Part { scales, lines, part, parts, first: 32 * b as u32 };
-                let asked = |i: usize| {
-                    if let Some(quad) = active.later(b, i).filter(|_| part == 0) {
-                        ask::<32>(stripe, shape.scale_bytes, parts, quad);
-                    }
-                };
-                let x = (tile, j, active.group(b));
-                block32::<F, S, V>(simd, of, x, asked, &mut sums[part]);
-            }
-        }
-        for (part, sums) in sums[..parts].iter().enumerate() {
-            self.0.store(part, sums);
-        }
+    fn scale(words: &[i32], b: usize) -> i32 {
+        words.as_chunks::<{ b32::WORDS }>().0[b / 8][b32::SCALES + b % 8]
     }
-}
 
-/// A step of the chains of a part's rows.
-#[inline(always)]
-fn block32<F: Format32, S: Simd, const V: usize>(
-    simd: S,
-    of: Part<'_>,
-    (tile, j, quads): (&[i32; b32::WORDS], usize, &[Quad]),
-    asked: impl Fn(usize),
-    sums: &mut [F32s; VECTORS],
-) {
-    let adds = additions(F::SIGNED, F::MAX);
-    // What the unpacked bytes exceed the weights by, as far as sums count it.
-    let excess = match (F::SIGNED, S::WIDE) {
-        (true, true) => 8 * tile[b32::STARTS + j],
-        (true, false) => 0,
-        (false, _) => F::OFFSET * (tile[b32::STARTS + j] >> 4),
-    };
-    let mut totals = [simd.splat_int(excess); V];
-    let mut partial = [simd.start(0); V];
-    for (i, quad) in quads.iter().enumerate() {
-        asked(i + AHEAD);
-        add_quad::<S, V>(simd, F::SIGNED, of.quad(simd, quad), quad.x, &mut partial);
-        if !S::WIDE && (i + 1) % adds == 0 {
-            for v in 0..V {
-                totals[v] = simd.add_int(totals[v], simd.sum(partial[v]));
-                partial[v] = simd.start(0);
+    #[inline(always)]
+    fn step(
+        simd: S,
+        of: Part<'_>,
+        (words, b, active): (&[i32], usize, &ActiveNeurons),
+        asked: impl Fn(usize, usize),
+        sums: &mut [F32s; VECTORS],
+    ) {
+        let (tile, j) = (&words.as_chunks::<{ b32::WORDS }>().0[b / 8], b % 8);
+        let adds = additions(F::SIGNED, F::MAX);
+        // What the unpacked bytes exceed the weights by, as far as sums count it.
+        let excess = match (F::SIGNED, S::WIDE) {
+            (true, true) => 8 * tile[b32::STARTS + j],
+            (true, false) => 0,
+            (false, _) => F::OFFSET * (tile[b32::STARTS + j] >> 4),
+        };
+        let mut totals = [simd.splat_int(excess); V];
+        let mut partial = [simd.start(0); V];
+        for (i, quad) in active.group(b).iter().enumerate() {
+            asked(b, i + AHEAD);
+            add_quad::<S, V>(simd, F::SIGNED, of.quad(simd, quad), quad.x, &mut partial);
+            if !S::WIDE && (i + 1) % adds == 0 {
+                for v in 0..V {
+                    totals[v] = simd.add_int(totals[v], simd.sum(partial[v]));
+                    partial[v] = simd.start(0);
+                }
             }
         }
-    }
-    for v in 0..V {
-        let total = simd.add_int(totals[v], simd.sum(partial[v]));
-        let mut t = simd.mul(of.half(simd, 0, v, V * LANES), simd.int_to_float(total));
-        if F::HAS_MIN {
-            let sum = float(simd, tile[b32::FLOATS + j]);
-            t = simd.fma(of.half(simd, 1, v, V * LANES), sum, t);
+        for v in 0..V {
+            let total = simd.add_int(totals[v], simd.sum(partial[v]));
+            let mut t = simd.mul(of.half(simd, 0, v, V * LANES), simd.int_to_float(total));
+            if F::HAS_MIN {
+                let sum = float(simd, tile[b32::FLOATS + j]);
+                t = simd.fma(of.half(simd, 1, v, V * LANES), sum, t);
+            }
+            let y = simd.fma(float(simd, tile[b32::SCALES + j]), t, simd.load(&sums[v]));
+            simd.store(y, &mut sums[v]);
         }
-        let y = simd.fma(float(simd, tile[b32::SCALES + j]), t, simd.load(&sums[v]));
-        simd.store(y, &mut sums[v]);
     }
 }
 
@@ -286,109 +295,88 @@ impl<F: Format256> Op for Stripe256<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        if F::MAX <= 15 { self.parts::<S, 8>(simd) } else { self.parts::<S, 4>(simd) }
+        match F::MAX {
+            0..=15 => stripe::<Blocks256<F>, S, 8, 256>(simd, self.0),
+            _ => stripe::<Blocks256<F>, S, 4, 256>(simd, self.0),
+        }
     }
 }
 
-impl<F: Format256> Stripe256<'_, F> {
+impl<F: Format256, S: Simd, const V: usize> Steps<S, V> for Blocks256<F> {
     #[inline(always)]
-    fn parts<S: Simd, const V: usize>(self, simd: S) {
-        let Job { weights, x, active, .. } = self.0.job;
-        let (shape, stripe) = (weights.shape, weights.stripe(self.0.stripe));
-        let parts = shape.stripe_parts(self.0.stripe);
-        let mut sums = [[[0.0; LANES]; VECTORS]; STRIPE_PARTS];
-        let (tiles, _) = x.single().as_chunks::<{ b256::WORDS }>();
-        let blocks = stripe.chunks_exact(parts * shape.block_bytes());
-        for (b, (tile, bytes)) in tiles.iter().zip(blocks).enumerate() {
-            if active.skips && tile[b256::SCALE] == 0 {
+    fn scale(words: &[i32], b: usize) -> i32 {
+        words.as_chunks::<{ b256::WORDS }>().0[b][b256::SCALE]
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_sign_loss, reason = "a shift is 0, 1 or 2")]
+    fn step(
+        simd: S,
+        of: Part<'_>,
+        (words, b, active): (&[i32], usize, &ActiveNeurons),
+        asked: impl Fn(usize, usize),
+        sums: &mut [F32s; VECTORS],
+    ) {
+        let tile = &words.as_chunks::<{ b256::WORDS }>().0[b];
+        let adds = additions(F::SIGNED, F::MAX);
+        let groups = if F::PAIRED { 8 } else { 16 };
+        let front = if F::HAS_MIN { 4 } else { 2 } * V * LANES;
+        let bytes = |at: usize, v: usize| -> &[i8; LANES] {
+            let bytes: &[u8] = &of.scales[front + at * V * LANES + v * LANES..];
+            bytemuck::cast_ref(bytes.first_chunk::<LANES>().expect("a scale a row"))
+        };
+        let mut isum = [simd.splat_int(0); V];
+        for g in 0..groups {
+            let quads = active.group(groups * b + g);
+            if quads.is_empty() {
                 continue;
             }
-            let (scales, lines) = bytes.split_at(parts * shape.scale_bytes);
-            for part in 0..parts {
-                let scales = &scales[part * shape.scale_bytes..][..shape.scale_bytes];
-                let of = Part { scales, lines, part, parts, first: 256 * b as u32 };
-                let asked = |group: usize, i: usize| {
-                    if let Some(quad) = active.later(group, i).filter(|_| part == 0) {
-                        ask::<256>(stripe, shape.scale_bytes, parts, quad);
-                    }
-                };
-                block256::<F, S, V>(simd, of, (tile, b, active), asked, &mut sums[part]);
+            let shift = tile[b256::SHIFTS + if F::PAIRED { g } else { g / 2 }] as usize & 3;
+            let mut partial = [simd.start(0); V];
+            let mut flush = |partial: &mut [S::P; V]| {
+                for v in 0..V {
+                    let once = simd.scale(bytes(g, v));
+                    let twice = simd.double(once);
+                    let scale = [once, twice, simd.double(twice), once][shift];
+                    isum[v] = simd.add_int(isum[v], simd.sum_scaled(partial[v], scale));
+                    partial[v] = simd.start(0);
+                }
+            };
+            for (i, quad) in quads.iter().enumerate() {
+                asked(groups * b + g, i + AHEAD);
+                add_quad::<S, V>(simd, F::SIGNED, of.quad(simd, quad), quad.x, &mut partial);
+                if !S::WIDE && (i + 1) % adds == 0 {
+                    flush(&mut partial);
+                }
+            }
+            flush(&mut partial);
+        }
+        let mut msum = [simd.splat_int(0); V];
+        if F::HAS_MIN || F::OFFSET != 0 {
+            // Without minima of their own, the scales' share of the offset takes their place.
+            let mins = if F::HAS_MIN { groups } else { 0 };
+            let words = if F::PAIRED { b256::PAIRS } else { b256::HALVES };
+            for pair in 0..groups / 2 {
+                let x = tile[words + pair];
+                for (v, msum) in msum.iter_mut().enumerate() {
+                    let of = simd.pair(bytes(mins + 2 * pair, v), bytes(mins + 2 * pair + 1, v));
+                    *msum = simd.add_pairs(*msum, of, x);
+                }
             }
         }
-        for (part, sums) in sums[..parts].iter().enumerate() {
-            self.0.store(part, sums);
-        }
-    }
-}
-
-/// A step of the chains of a part's rows.
-#[inline(always)]
-#[expect(clippy::cast_sign_loss, reason = "a shift is 0, 1 or 2")]
-fn block256<F: Format256, S: Simd, const V: usize>(
-    simd: S,
-    of: Part<'_>,
-    (tile, b, active): (&[i32; b256::WORDS], usize, &ActiveNeurons),
-    asked: impl Fn(usize, usize),
-    sums: &mut [F32s; VECTORS],
-) {
-    let adds = additions(F::SIGNED, F::MAX);
-    let groups = if F::PAIRED { 8 } else { 16 };
-    let front = if F::HAS_MIN { 4 } else { 2 } * V * LANES;
-    let bytes = |at: usize, v: usize| -> &[i8; LANES] {
-        let bytes: &[u8] = &of.scales[front + at * V * LANES + v * LANES..];
-        bytemuck::cast_ref(bytes.first_chunk::<LANES>().expect("a scale a row"))
-    };
-    let mut isum = [simd.splat_int(0); V];
-    for g in 0..groups {
-        let quads = active.group(groups * b + g);
-        if quads.is_empty() {
-            continue;
-        }
-        let shift = tile[b256::SHIFTS + if F::PAIRED { g } else { g / 2 }] as usize & 3;
-        let mut partial = [simd.start(0); V];
-        let mut flush = |partial: &mut [S::P; V]| {
-            for v in 0..V {
-                let once = simd.scale(bytes(g, v));
-                let twice = simd.double(once);
-                let scale = [once, twice, simd.double(twice), once][shift];
-                isum[v] = simd.add_int(isum[v], simd.sum_scaled(partial[v], scale));
-                partial[v] = simd.start(0);
+        for v in 0..V {
+            let mut total = isum[v];
+            if !F::HAS_MIN && F::OFFSET != 0 {
+                let offset = F::OFFSET.trailing_zeros().cast_signed();
+                total = simd.sub_int(total, simd.shift_left(msum[v], offset));
             }
-        };
-        for (i, quad) in quads.iter().enumerate() {
-            asked(groups * b + g, i + AHEAD);
-            add_quad::<S, V>(simd, F::SIGNED, of.quad(simd, quad), quad.x, &mut partial);
-            if !S::WIDE && (i + 1) % adds == 0 {
-                flush(&mut partial);
+            let mut t = simd.mul(of.half(simd, 0, v, V * LANES), simd.int_to_float(total));
+            if F::HAS_MIN {
+                let minus = simd.sub(simd.splat(-0.0), of.half(simd, 1, v, V * LANES));
+                t = simd.fma(minus, simd.int_to_float(msum[v]), t);
             }
+            let y = simd.fma(float(simd, tile[b256::SCALE]), t, simd.load(&sums[v]));
+            simd.store(y, &mut sums[v]);
         }
-        flush(&mut partial);
-    }
-    let mut msum = [simd.splat_int(0); V];
-    if F::HAS_MIN || F::OFFSET != 0 {
-        // Without minima of their own, the scales' share of the offset takes their place.
-        let mins = if F::HAS_MIN { groups } else { 0 };
-        let words = if F::PAIRED { b256::PAIRS } else { b256::HALVES };
-        for pair in 0..groups / 2 {
-            let x = tile[words + pair];
-            for (v, msum) in msum.iter_mut().enumerate() {
-                let of = simd.pair(bytes(mins + 2 * pair, v), bytes(mins + 2 * pair + 1, v));
-                *msum = simd.add_pairs(*msum, of, x);
-            }
-        }
-    }
-    for v in 0..V {
-        let mut total = isum[v];
-        if !F::HAS_MIN && F::OFFSET != 0 {
-            let offset = F::OFFSET.trailing_zeros().cast_signed();
-            total = simd.sub_int(total, simd.shift_left(msum[v], offset));
-        }
-        let mut t = simd.mul(of.half(simd, 0, v, V * LANES), simd.int_to_float(total));
-        if F::HAS_MIN {
-            let minus = simd.sub(simd.splat(-0.0), of.half(simd, 1, v, V * LANES));
-            t = simd.fma(minus, simd.int_to_float(msum[v]), t);
-        }
-        let y = simd.fma(float(simd, tile[b256::SCALE]), t, simd.load(&sums[v]));
-        simd.store(y, &mut sums[v]);
     }
 }

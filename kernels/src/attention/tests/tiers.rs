@@ -163,17 +163,14 @@ impl Cache {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Codes are those of the formulas on every instruction set, and err no more than their levels
-    /// are apart: for what is normally distributed, 1 %, 10 % and 20 % of the norm.
+    /// Codes are those of the formulas on every instruction set.
     #[test]
-    fn codes_come_back_within_their_bounds(seed: u64, size in -6_i32..4, outlier in 0.0_f32..8.0) {
+    fn codes_come_back_as_the_formulas_say(seed: u64, size in -6_i32..4, outlier in 0.0_f32..8.0) {
         let mut noise = Noise::new(seed);
         let mut x: Vec<f32> = noise.floats(64).iter().map(|x| x * 10.0_f32.powi(size)).collect();
         x[3] *= 1.0 + outlier;
         let x = turned(&x);
-        let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let kinds = [(CacheType::Code8, 0.02), (CacheType::Code4, 0.16), (CacheType::Code3, 0.28)];
-        for (kind, bound) in kinds {
+        for kind in [CacheType::Code8, CacheType::Code4, CacheType::Code3] {
             let want = decoded(kind, &x);
             for isa in Isa::available() {
                 let (key, value) = round_trip(isa, kind, &x);
@@ -182,13 +179,34 @@ proptest! {
                 let sum: Vec<f32> = want.iter().map(|x| x + 0.0).collect();
                 assert_same(&sum, &value, &|| format!("value {kind} {isa:?}"));
             }
-            // Below 10^-5 of what halves hold, a scale loses bits.
-            if size > -4 {
-                let error: Vec<f32> = x.iter().zip(&want).map(|(x, y)| x - y).collect();
-                let (lost, all) = (norm(&error), norm(&x));
-                prop_assert!(lost < bound * all, "{kind}: {}", lost / all);
-            }
         }
+    }
+}
+
+/// The error of 16 and 8 levels that are best for a normal distribution is 9.7 % and 18.6 % of its
+/// norm (Max 1960, table I: mean square errors of 0.009497 and 0.03454); one fits the scale to the
+/// 64 elements, which saves a little of it, and these are only about normal. Of 64 such elements the
+/// largest is about 2.5 standard deviations, whose 127th part is the step of bytes.
+#[test]
+fn codes_err_as_their_levels_say() {
+    let mut noise = Noise::new(11);
+    let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    for (kind, bound) in [
+        (CacheType::Code8, 2.5 / 127.0 / 12.0_f64.sqrt()),
+        (CacheType::Code4, 0.009497_f64.sqrt()),
+        (CacheType::Code3, 0.03454_f64.sqrt()),
+    ] {
+        let (mut lost, mut all) = (0.0, 0.0);
+        for outlier in 0..400 {
+            let mut x = noise.floats(64);
+            x[3] *= (1 + outlier % 9) as f32;
+            let x = turned(&x);
+            let error = x.iter().zip(decoded(kind, &x)).map(|(x, y)| x - y);
+            lost += squares(&mut { error });
+            all += squares(&mut x.iter().copied());
+        }
+        let error = (lost / all).sqrt();
+        assert!(error < 1.05 * bound && error > 0.8 * bound, "{kind}: {error} beside {bound}");
     }
 }
 

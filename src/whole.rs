@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-/// Writes `value` as JSON to `path`, whose folder is made, in one step: whoever reads it, or is left
-/// with it after an interruption, has the old file or the new one.
+/// Writes `value` as JSON to `path`, whose folder is made, in one step: whoever reads it, or is
+/// left with it after an interruption, has the old file or the new one.
 ///
 /// # Errors
 /// If the folder or the file cannot be written.

@@ -7,7 +7,7 @@ use crate::rope::RopeTable;
 use aios_contract::ModelConfig;
 use aios_kernels::{
     AngleTable, BLOCK, CacheShape, CacheType, Colder, ColderMut, Isa, KeyBias, KvLayer, KvLayerMut,
-    KvTier, KvTiers, TierPlan,
+    KvTier, KvTiers, Pool, TierPlan,
 };
 use aios_residency::KvArena;
 
@@ -292,16 +292,17 @@ impl KvCache {
 
     /// Writes the keys and values of `n` positions from `start`: `k` is \[n\]\[kv_heads·key_len\],
     /// `v` likewise.
-    pub(crate) fn write(&mut self, isa: Isa, layer: usize, start: usize, k: &[f32], v: &[f32]) {
+    pub(crate) fn write(
+        &mut self,
+        (isa, pool): (Isa, &Pool),
+        layer: usize,
+        start: usize,
+        rows: (&[f32], &[f32]),
+    ) {
         let shape = self.plan.hot;
         let tiers = self.colder.as_ref().map(|colder| colder.plan.tiers);
-        let mut to = view_mut(&mut self.hot, shape, layer);
-        let k = k.chunks_exact(shape.kv_heads * shape.key_len);
-        let v = v.chunks_exact(shape.kv_heads * shape.value_len);
-        for (position, (k, v)) in (start..).zip(k.zip(v)) {
-            let place = tiers.map_or(position, |tiers| tiers.hot_position(position));
-            to.write(isa, place, k, v);
-        }
+        let place = |position| tiers.map_or(position, |tiers| tiers.hot_position(position));
+        view_mut(&mut self.hot, shape, layer).write_rows(isa, pool, (start, &place), rows);
     }
 
     /// Writes to the colder tiers what queries up to the page of position `last` see there, in one

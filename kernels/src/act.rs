@@ -81,8 +81,8 @@ pub(crate) mod b256 {
 }
 
 /// From this many rows on products are made of tiles, where the processor has them: unpacking
-/// weights for tiles takes longer. A Xeon's passes of the 1.5B's Q4_K_M file then give 1.06 times as
-/// many tokens a second as AVX-512 with VNNI does, at 16 rows 1.16, at 512 about 1.6 times.
+/// weights for tiles takes longer. A Xeon's passes of the 1.5B's Q4_K_M file then give 1.06 times
+/// as many tokens a second as AVX-512 with VNNI does, at 16 rows 1.16, at 512 about 1.6 times.
 pub(crate) const TILED: usize = 12;
 
 /// Rows of activations quantised to i8, in buffers that are reused.

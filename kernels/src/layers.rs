@@ -8,11 +8,20 @@ use crate::simd::{LANES, Simd, padded};
 use aios_contract::{ActivationFn, NormKind, RopePairing};
 
 /// From this many rows on, element-wise work is shared out among the threads.
-const SHARE_FROM: usize = 4;
+pub(crate) const SHARE_FROM: usize = 4;
 
-/// Runs `task` for each of `rows`, on the pool if there are enough of them.
-fn for_rows(pool: &Pool, rows: usize, task: &(dyn Fn(usize) + Sync)) {
-    if rows < SHARE_FROM { (0..rows).for_each(task) } else { pool.for_each(rows, task) }
+/// Elements of a piece of work, if rows are shorter: taking a piece costs as much as some hundreds.
+const PIECE: usize = 4096;
+
+/// Runs `task` for each of `rows` of `len` elements, on the pool if there are enough of them.
+fn for_rows(pool: &Pool, rows: usize, len: usize, task: &(dyn Fn(usize) + Sync)) {
+    if rows < SHARE_FROM {
+        return (0..rows).for_each(task);
+    }
+    let run = (PIECE / len).max(1);
+    pool.for_each(rows.div_ceil(run), &|piece| {
+        (piece * run..rows.min((piece + 1) * run)).for_each(task);
+    });
 }
 
 /// Norm parameters: gain and, for layer norms, bias, each of the row's length.
@@ -37,7 +46,7 @@ pub fn norm(isa: Isa, pool: &Pool, norm: Norm<'_>, x: &[f32], out: &mut [f32]) {
     assert!(len > 0 && x.len() == out.len() && x.len().is_multiple_of(len));
     assert!(norm.bias.is_none_or(|bias| bias.len() == len), "the bias fits the gain");
     let out = Shared::new(out);
-    for_rows(pool, x.len() / len, &|row| {
+    for_rows(pool, x.len() / len, len, &|row| {
         // SAFETY: each row is one piece, and a piece is given to one thread.
         let out = unsafe { out.range(row * len, len) };
         isa.run(NormRow { norm, x: &x[row * len..(row + 1) * len], out });
@@ -51,7 +60,7 @@ pub fn norm_in_place(isa: Isa, pool: &Pool, norm: Norm<'_>, x: &mut [f32]) {
     assert!(norm.bias.is_none_or(|bias| bias.len() == len), "the bias fits the gain");
     let rows = x.len() / len;
     let x = Shared::new(x);
-    for_rows(pool, rows, &|row| {
+    for_rows(pool, rows, len, &|row| {
         // SAFETY: each row is one piece, and a piece is given to one thread.
         let x = unsafe { x.range(row * len, len) };
         isa.run(NormHere { norm, x });
@@ -149,6 +158,18 @@ fn sum<S: Simd>(simd: S, x: &[f32], fold: impl Fn(S::F, S::F) -> S::F) -> f32 {
 pub fn add(isa: Isa, a: &mut [f32], b: &[f32]) {
     assert_eq!(a.len(), b.len());
     isa.run(Add { a, b });
+}
+
+/// As [`add`] for rows of `len` elements, \[n\]\[len\], on the pool's threads.
+pub fn add_rows(isa: Isa, pool: &Pool, a: &mut [f32], b: &[f32], len: usize) {
+    assert!(len > 0 && a.len() == b.len() && a.len().is_multiple_of(len));
+    let rows = a.len() / len;
+    let a = Shared::new(a);
+    for_rows(pool, rows, len, &|row| {
+        // SAFETY: each row is one piece, and a piece is given to one thread.
+        let a = unsafe { a.range(row * len, len) };
+        add(isa, a, &b[row * len..(row + 1) * len]);
+    });
 }
 
 struct Add<'a> {
@@ -313,7 +334,7 @@ pub fn activate(
     assert!(gate.is_none_or(|gate| gate.len() == out.len()));
     let rows = out.len() / len;
     let out = Shared::new(out);
-    for_rows(pool, rows, &|row| {
+    for_rows(pool, rows, len, &|row| {
         // SAFETY: each row is one piece, and a piece is given to one thread.
         let out = unsafe { out.range(row * len, len) };
         let gate = gate.map(|gate| &gate[row * len..(row + 1) * len]);
@@ -389,6 +410,24 @@ pub fn rotate(isa: Isa, rotation: Rotation<'_>, head_len: usize, x: &mut [f32]) 
     assert!(rotation.sin.len() == pairs && 2 * pairs <= head_len);
     assert!(x.len().is_multiple_of(head_len), "whole heads");
     isa.run(Rotate { rotation, head_len, x });
+}
+
+/// As [`rotate`] for rows of heads, \[n\]\[row\], on the pool's threads; `rotation` gives that of a
+/// row.
+pub fn rotate_rows<'a>(
+    isa: Isa,
+    pool: &Pool,
+    rotation: &(dyn Fn(usize) -> Rotation<'a> + Sync),
+    (head_len, row): (usize, usize),
+    x: &mut [f32],
+) {
+    assert!(row > 0 && x.len().is_multiple_of(row));
+    let rows = x.len() / row;
+    let x = Shared::new(x);
+    for_rows(pool, rows, row, &|i| {
+        // SAFETY: each row is one piece, and a piece is given to one thread.
+        rotate(isa, rotation(i), head_len, unsafe { x.range(i * row, row) });
+    });
 }
 
 struct Rotate<'a> {

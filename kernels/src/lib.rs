@@ -32,7 +32,10 @@ pub use attention::{
 };
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
-pub use layers::{Norm, Rotation, activate, add, norm, norm_in_place, rotate, scale, softcap};
+pub use layers::{
+    Norm, Rotation, activate, add, add_rows, norm, norm_in_place, rotate, rotate_rows, scale,
+    softcap,
+};
 pub use matmul::{
     Inner, Input, Matrix, MatrixError, Product, dot_rows, inner, matmul, scale_block,
 };

@@ -2,9 +2,7 @@
 
 use super::{Executor, State};
 use crate::model::{Layer, Model};
-use crate::rope::{Rope, RopeTable};
-use aios_contract::ModelConfig;
-use aios_kernels::{AttentionParams, Isa, attend, norm_in_place, rotate};
+use aios_kernels::{AttentionParams, attend, norm_in_place, rotate_rows};
 
 impl Executor {
     /// branch = o · attention(q, k, v) of the normed stream.
@@ -31,9 +29,11 @@ impl Executor {
             (Some(local), Some(_)) => (local, &state.local_rope),
             _ => (&ropes.global, &state.global_rope),
         };
-        rotate_rows(isa, (rope, table), config, q, config.q_len());
-        rotate_rows(isa, (rope, table), config, k, config.k_len());
-        cache.write(isa, index, start, k, v);
+        let rotation = |row| table.rotation(rope, row);
+        for (x, row) in [(&mut *q, config.q_len()), (&mut *k, config.k_len())] {
+            rotate_rows(isa, &pool, &rotation, (attention.key_len, row), x);
+        }
+        cache.write((isa, &pool), index, start, (k, v));
         let end = start + k.len() / config.k_len();
         let demoted = cache.demote(isa, index, end - 1);
         let params = AttentionParams {
@@ -49,18 +49,5 @@ impl Executor {
         let len = attention.heads * attention.value_len;
         let output = [layer.o.entry(branch)];
         context.project((blocks, meter), attended, len, output, layer.ffn.first());
-    }
-}
-
-/// Rotates the heads of every row of `x`, \[n\]\[row\].
-fn rotate_rows(
-    isa: Isa,
-    (rope, table): (&Rope, &RopeTable),
-    config: &ModelConfig,
-    x: &mut [f32],
-    row: usize,
-) {
-    for (i, x) in x.chunks_exact_mut(row).enumerate() {
-        rotate(isa, table.rotation(rope, i), config.attention.key_len, x);
     }
 }

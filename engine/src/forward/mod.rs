@@ -16,7 +16,7 @@ use crate::model::{Layer, Model, NormWeights};
 use crate::rope::RopeTable;
 use aios_contract::{BlockLayout, TensorName};
 use aios_kernels::{
-    AttentionScratch, CacheType, Isa, Pool, add, dequantize, norm, norm_in_place, scale,
+    AttentionScratch, CacheType, Isa, Pool, add_rows, dequantize, norm, norm_in_place, scale,
 };
 use aios_residency::{Ledger, Phase, PointerTable, ResidencyStats};
 use project::{Context, Deltas, Quants};
@@ -489,16 +489,16 @@ impl Executor {
         self.attention(model, index, layer, start);
         post(&layer.attn_post_norm, &mut self.state.branch);
         if config.block != BlockLayout::Parallel {
-            add(isa, &mut self.state.x, &self.state.branch);
+            add_rows(isa, &pool, &mut self.state.x, &self.state.branch, config.d_model);
         }
         if let Some(weights) = &layer.ffn.norm {
             norm(isa, &pool, weights.with(config.norm), &self.state.x, &mut self.state.normed);
         }
         if config.block == BlockLayout::Parallel {
-            add(isa, &mut self.state.x, &self.state.branch);
+            add_rows(isa, &pool, &mut self.state.x, &self.state.branch, config.d_model);
         }
         self.feed_forward(model, index, &layer.ffn);
         post(&layer.ffn.post_norm, &mut self.state.branch);
-        add(isa, &mut self.state.x, &self.state.branch);
+        add_rows(isa, &pool, &mut self.state.x, &self.state.branch, config.d_model);
     }
 }

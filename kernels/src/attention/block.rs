@@ -125,20 +125,14 @@ impl<K: KvFormat> Scores<'_, '_, K> {
             let scores = if LANES * v < end {
                 let (pages, _) = pages[v * page_bytes..].split_at(2 * page_bytes);
                 let (first, second) = pages.split_at(page_bytes);
-                let mut acc = [[simd.splat(0.0); Q]; 2];
-                for (d, _) in q[0].iter().enumerate() {
+                let asked = v / 2 * key_len;
+                let ask = |d| {
                     // One line a step: with half-precision numbers that is all of the values.
-                    if FETCH && v / 2 * key_len + d < lines {
-                        prefetch_line(next, 0, v / 2 * key_len + d);
+                    if FETCH && asked + d < lines {
+                        prefetch_line(next, 0, asked + d);
                     }
-                    let a = K::load_key(simd, first, key_len, d);
-                    let b = K::load_key(simd, second, key_len, d);
-                    for i in 0..Q {
-                        let q = simd.splat(q[i][d]);
-                        acc[0][i] = simd.fma(q, a, acc[0][i]);
-                        acc[1][i] = simd.fma(q, b, acc[1][i]);
-                    }
-                }
+                };
+                let mut acc = dots::<K, S, Q>(simd, q, [first, second], ask);
                 for (v, (acc, page)) in (v..).zip(acc.iter_mut().zip([first, second])) {
                     if let Some(scale) = K::key_scale(simd, page, key_len) {
                         *acc = acc.map(|acc| simd.mul(acc, scale));
@@ -172,6 +166,31 @@ impl<K: KvFormat> Scores<'_, '_, K> {
             }
         }
     }
+}
+
+/// Products of queries with the keys of two pages, element by element in order; `ask` is called
+/// with each element's number.
+#[inline(always)]
+fn dots<K: KvFormat, S: Simd, const Q: usize>(
+    simd: S,
+    q: [&[f32]; Q],
+    [first, second]: [&[u8]; 2],
+    ask: impl Fn(usize),
+) -> [[S::F; Q]; 2] {
+    let key_len = q[0].len();
+    let q = q.map(|q| &q[..key_len]);
+    let mut sums = [[simd.splat(0.0); Q]; 2];
+    for d in 0..key_len {
+        ask(d);
+        let a = K::load_key(simd, first, key_len, d);
+        let b = K::load_key(simd, second, key_len, d);
+        for i in 0..Q {
+            let q = simd.splat(q[i][d]);
+            sums[0][i] = simd.fma(q, a, sums[0][i]);
+            sums[1][i] = simd.fma(q, b, sums[1][i]);
+        }
+    }
+    sums
 }
 
 /// Adds what the keys' bias gives: the last factor, and then the other factors times their angles

@@ -6,6 +6,9 @@
 
 use crate::format::{self, Float};
 use crate::isa::{Isa, Op};
+use crate::layers::SHARE_FROM;
+use crate::pool::Pool;
+use crate::shared::Shared;
 use crate::simd::{F32s, LANES, Simd, bf16_bits, padded, prefetch_line};
 use bytemuck::Pod;
 use half::f16;
@@ -127,6 +130,20 @@ impl CacheShape {
         self.kv_heads * head
     }
 
+    /// Writes a key to the `place`th of `keys`, which begin with a page.
+    fn write_key(&self, isa: Isa, keys: &mut [u8], place: usize, key: &[f32]) {
+        let page = self.key_page_bytes();
+        let to = &mut keys[place / LANES * page..][..page];
+        visit(self.key_type, WriteCall { isa, slot: Some(place % LANES), from: key, to });
+    }
+
+    /// Writes a value to the `place`th of `values`.
+    fn write_value(&self, isa: Isa, values: &mut [u8], place: usize, value: &[f32]) {
+        let row = self.value_row_bytes();
+        let to = &mut values[place * row..][..row];
+        visit(self.value_type, WriteCall { isa, slot: None, from: value, to });
+    }
+
     /// Bytes of all keys.
     pub fn key_bytes(&self) -> usize {
         self.kv_heads * self.capacity / LANES * self.key_page_bytes()
@@ -227,6 +244,52 @@ impl KvLayerMut<'_> {
         }
     }
 
+    /// As [`Self::write`] for positions from `start` on, \[n\]\[kv_heads\]\[key_len\] and likewise,
+    /// on the pool's threads; `place` says where a position lies in this cache.
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn write_rows(
+        &mut self,
+        isa: Isa,
+        pool: &Pool,
+        (start, place): (usize, &(dyn Fn(usize) -> usize + Sync)),
+        (keys, values): (&[f32], &[f32]),
+    ) {
+        let shape = self.shape;
+        let (key_row, value_row) =
+            (shape.kv_heads * shape.key_len, shape.kv_heads * shape.value_len);
+        let n = keys.len() / key_row;
+        assert_eq!((keys.len(), values.len()), (n * key_row, n * value_row));
+        if n < SHARE_FROM {
+            let rows = keys.chunks_exact(key_row).zip(values.chunks_exact(value_row));
+            return (start..)
+                .zip(rows)
+                .for_each(|(position, (key, value))| self.write(isa, place(position), key, value));
+        }
+        let (page, row) = (shape.key_page_bytes(), shape.value_row_bytes());
+        let (pages, rows) = (shape.capacity / LANES * page, shape.capacity * row);
+        let (to_keys, to_values) = (Shared::new(self.keys), Shared::new(self.values));
+        pool.for_each(2 * shape.kv_heads, &|piece| {
+            let head = piece / 2;
+            if piece % 2 == 0 {
+                // SAFETY: the keys of a head are one piece, which is given to one thread.
+                let to = unsafe { to_keys.range(head * pages, pages) };
+                for (position, key) in (start..).zip(keys.chunks_exact(key_row)) {
+                    let key = &key[head * shape.key_len..(head + 1) * shape.key_len];
+                    shape.write_key(isa, to, place(position), key);
+                }
+            } else {
+                // SAFETY: so are its values.
+                let to = unsafe { to_values.range(head * rows, rows) };
+                for (position, value) in (start..).zip(values.chunks_exact(value_row)) {
+                    let value = &value[head * shape.value_len..(head + 1) * shape.value_len];
+                    shape.write_value(isa, to, place(position), value);
+                }
+            }
+        });
+    }
+
     /// Writes the key and value of one head.
     pub(super) fn write_head(
         &mut self,
@@ -236,15 +299,9 @@ impl KvLayerMut<'_> {
         key: &[f32],
         value: &[f32],
     ) {
-        let shape = self.shape;
-        let (page, row) = (shape.key_page_bytes(), shape.value_row_bytes());
-        let at = (head * shape.capacity + position) / LANES * page;
-        let to = &mut self.keys[at..at + page];
-        let slot = Some(position % LANES);
-        visit(shape.key_type, WriteCall { isa, slot, from: key, to });
-        let at = (head * shape.capacity + position) * row;
-        let to = &mut self.values[at..at + row];
-        visit(shape.value_type, WriteCall { isa, slot: None, from: value, to });
+        let place = head * self.shape.capacity + position;
+        self.shape.write_key(isa, self.keys, place, key);
+        self.shape.write_value(isa, self.values, place, value);
     }
 }
 
@@ -404,9 +461,10 @@ impl<F: WriteFloat> KvFormat for Floats<F> {
         value_len.next_multiple_of(LANES) * size_of::<F::Element>()
     }
     #[inline(always)]
-    fn load_key<S: Simd>(simd: S, page: &[u8], _key_len: usize, d: usize) -> S::F {
+    fn load_key<S: Simd>(simd: S, page: &[u8], key_len: usize, d: usize) -> S::F {
         let (vectors, _) = format::blocks::<F::Element>(page).as_chunks::<LANES>();
-        F::load(simd, &vectors[d])
+        // Checked with this length once a page, and not once an element.
+        F::load(simd, &vectors[..key_len][d])
     }
     #[inline(always)]
     fn load_value<S: Simd>(simd: S, row: &[u8], _value_len: usize, part: usize) -> S::F {

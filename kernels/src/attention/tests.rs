@@ -228,8 +228,12 @@ impl Cache {
         let CacheShape { kv_heads, key_len, value_len, .. } = self.shape;
         let key = &case.keys[position * kv_heads * key_len..][..kv_heads * key_len];
         let value = &case.values[position * kv_heads * value_len..][..kv_heads * value_len];
+        self.layer_mut().write(isa, position, key, value);
+    }
+
+    fn layer_mut(&mut self) -> KvLayerMut<'_> {
         let Self { shape, keys, values } = self;
-        KvLayerMut { shape: *shape, keys, values }.write(isa, position, key, value);
+        KvLayerMut { shape: *shape, keys, values }
     }
 
     fn layer(&self) -> KvLayer<'_> {
@@ -313,6 +317,36 @@ fn all_tokens_see_each_other() {
                 let mut found = vec![7.0; expected.len()];
                 attend_all(isa, &pool, case.params, cache.layer(), &case.q, &mut found);
                 assert_same(&expected, &found, &|| format!("{positions} on {isa:?}, {threads}"));
+            }
+        }
+    }
+}
+
+/// Positions written together, wherever they go, lie as those written one by one.
+#[test]
+fn rows_written_on_any_pool_lie_as_single_ones() {
+    for kinds in CacheType::ALL.map(|kind| (kind, kind)) {
+        let case = Case::new((3, 1), (64, 96), kinds, 90);
+        let shape = CacheShape { capacity: 192, ..case.shape };
+        let place = |position: usize| (position + 64) % 128;
+        for (start, n) in [(0, 1), (5, 3), (0, 90), (61, 20)] {
+            for isa in Isa::available() {
+                let mut single = Cache::new(shape);
+                for position in start..start + n {
+                    let key = &case.keys[position * 192..][..192];
+                    let value = &case.values[position * 288..][..288];
+                    single.layer_mut().write(isa, place(position), key, value);
+                }
+                for threads in [1, 2, 5] {
+                    let pool = Pool::new(threads).expect("threads");
+                    let mut together = Cache::new(shape);
+                    let keys = &case.keys[start * 192..(start + n) * 192];
+                    let values = &case.values[start * 288..(start + n) * 288];
+                    let to = (start, &place as &(dyn Fn(usize) -> usize + Sync));
+                    together.layer_mut().write_rows(isa, &pool, to, (keys, values));
+                    let same = single.keys == together.keys && single.values == together.values;
+                    assert!(same, "{kinds:?}, {n} from {start} on {isa:?}, {threads} threads");
+                }
             }
         }
     }

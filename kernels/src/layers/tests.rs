@@ -200,6 +200,34 @@ fn rope_turns_pairs_and_leaves_the_rest() {
     }
 }
 
+/// Rows that threads share give what they give one by one.
+#[test]
+fn rows_are_added_and_turned_on_any_pool() {
+    let mut noise = Noise::new(10);
+    let (heads, head_len, pairs) = (3, 64, 24);
+    let row = heads * head_len;
+    for rows in [1, 3, 4, 21] {
+        let (a, b) = (noise.floats(rows * row), noise.floats(rows * row));
+        let (cos, sin) = (noise.floats(rows * pairs), noise.floats(rows * pairs));
+        let rotation = |i: usize| {
+            let part = i * pairs..(i + 1) * pairs;
+            Rotation { cos: &cos[part.clone()], sin: &sin[part], pairing: RopePairing::Halves }
+        };
+        let (mut sum, mut turned) = (a.clone(), a.clone());
+        add(Isa::SCALAR, &mut sum, &b);
+        for (i, x) in turned.chunks_exact_mut(row).enumerate() {
+            rotate(Isa::SCALAR, rotation(i), head_len, x);
+        }
+        everywhere(|isa, pool, on| {
+            let (mut added, mut out) = (a.clone(), a.clone());
+            add_rows(isa, pool, &mut added, &b, row);
+            assert_same(&sum, &added, on);
+            rotate_rows(isa, pool, &rotation, (head_len, row), &mut out);
+            assert_same(&turned, &out, on);
+        });
+    }
+}
+
 /// The sums differ by bits from those in another order, so the comparisons above can tell.
 #[test]
 fn a_sum_in_another_order_is_noticed() {

@@ -131,8 +131,8 @@ fn ask_for_next<M: Multiply<S>, S: Simd>(bytes: &[u8], panel_bytes: usize, pair:
     }
 }
 
-/// Puts the results of panels, the first row of which is `row`, where they belong: column by column,
-/// since there the panels' rows lie side by side.
+/// Puts the results of panels, the first row of which is `row`, where they belong: column by
+/// column, since there the panels' rows lie side by side.
 #[inline(always)]
 fn give_out<S: Simd>(
     simd: S,

@@ -185,8 +185,8 @@ proptest! {
 
 /// The error of 16 and 8 levels that are best for a normal distribution is 9.7 % and 18.6 % of its
 /// norm (Max 1960, table I: mean square errors of 0.009497 and 0.03454); one fits the scale to the
-/// 64 elements, which saves a little of it, and these are only about normal. Of 64 such elements the
-/// largest is about 2.5 standard deviations, whose 127th part is the step of bytes.
+/// 64 elements, which saves a little of it, and these are only about normal. Of 64 such elements
+/// the largest is about 2.5 standard deviations, whose 127th part is the step of bytes.
 #[test]
 fn codes_err_as_their_levels_say() {
     let mut noise = Noise::new(11);
@@ -414,11 +414,6 @@ impl Cache {
         let key = &case.keys[position * kv_heads * key_len..][..kv_heads * key_len];
         let value = &case.values[position * kv_heads * value_len..][..kv_heads * value_len];
         self.layer_mut().write(isa, place, key, value);
-    }
-
-    fn layer_mut(&mut self) -> KvLayerMut<'_> {
-        let Self { shape, keys, values } = self;
-        KvLayerMut { shape: *shape, keys, values }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aios_engine::SpecStats;
+use aios_engine::{ScreenStats, SpecStats, ZeroStats};
 use aios_residency::{PhaseBytes, ResidencyStats};
 use serde::Serialize;
 
@@ -60,6 +60,10 @@ pub struct Stats {
     pub spec_decode: Option<SpecDecode>,
     /// Where the weights live, and what passes have read of them.
     pub residency: Option<ResidencyStats>,
+    /// Positions and rows of the head, where a plan screens it; counted.
+    pub screen: Option<ScreenStats>,
+    /// Neurons, and those of them that were skipped, where a plan says so; counted.
+    pub zeros: Option<ZeroStats>,
     /// Why the (last) answer ended.
     pub stop_reason: StopReason,
     /// The seed of the (last) answer's random choices.
@@ -163,6 +167,12 @@ impl Stats {
             (Some(sum), Some(later)) => sum.add(later),
             (sum, later) => *sum = sum.take().or_else(|| later.clone()),
         }
+        if let Some(later) = &later.screen {
+            self.screen.get_or_insert_default().add(later);
+        }
+        if let Some(later) = &later.zeros {
+            self.zeros.get_or_insert_default().add(later);
+        }
         self.prompt_tokens += later.prompt_tokens;
         self.reused_tokens += later.reused_tokens;
         self.generated_tokens += later.generated_tokens;
@@ -237,6 +247,8 @@ mod tests {
         bytes: Vec::new(),
         spec_decode: None,
         residency: None,
+        screen: None,
+        zeros: None,
         stop_reason: StopReason::End,
         seed: 7,
         peak_resident_bytes: Some(187_000_000),

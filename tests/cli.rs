@@ -316,3 +316,29 @@ fn a_killed_pull_is_swept_by_the_next_one() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(hub.files(), ["tiny.gguf"]);
 }
+
+/// What a plan leaves unread is in the statistics, and is null where no plan is followed.
+#[test]
+fn statistics_tell_what_a_plan_skips() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models/micro-relu-q8.gguf");
+    let run = |command: &str, args: &[&str]| {
+        let mut aios = aios();
+        aios.env("AIOS_CACHE_DIR", folder.path()).arg(command).arg("-m").arg(&model);
+        let output = aios.args(["-t", "1"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    run("profile", &[]);
+    let stats = |more: &[&str]| -> serde_json::Value {
+        let run_args = ["-p", "Once upon a time", "-n", "8", "--ignore-eos", "--stats", "json"];
+        let said = run("run", &[&run_args[..], &["--temp", "0", "--spec", "off"], more].concat());
+        serde_json::from_str(said.lines().last().unwrap()).unwrap()
+    };
+    let followed = stats(&["--zeros", "on", "--screen", "on"]);
+    let zeros = |key: &str| followed["zeros"][key].as_u64().unwrap();
+    assert!(zeros("down_skipped") > 0 && zeros("active") < zeros("neurons"), "{followed}");
+    assert!(followed["screen"]["positions"].as_u64().unwrap() > 0, "{followed}");
+    let whole = stats(&["--no-plan"]);
+    assert!(whole["zeros"].is_null() && whole["screen"].is_null(), "{whole}");
+}

@@ -195,7 +195,8 @@ typedef struct aios_telemetry {
   uint64_t bytes_streamed;
   // Deltas that were added to products of canonical matrices.
   uint64_t deltas_applied;
-  // Rows of the head that passes did not have to read.
+  // Rows of the head that passes did not have to read, and neurons' rows of up projections and
+  // columns of down projections.
   uint64_t rows_skipped;
   // Streamed blocks that were there before they were asked for.
   uint64_t prefetches;

@@ -186,6 +186,7 @@ impl Context {
     pub(crate) fn telemetry(&self) -> Result<Telemetry, Failure> {
         let executor = self.executor()?;
         let (stats, screen) = (executor.residency(), executor.screen_stats());
+        let zeros = executor.zero_stats();
         let vocab = self.model.config().vocab as u64;
         let screened = screen.positions - screen.whole;
         let ladder: Vec<&str> = stats.ladder.iter().copied().map(Step::name).collect();
@@ -198,7 +199,9 @@ impl Context {
             bytes_hot: stats.bytes_hot,
             bytes_streamed: stats.bytes_streamed,
             deltas_applied: stats.deltas_applied,
-            rows_skipped: (screened * vocab).saturating_sub(screen.rows),
+            rows_skipped: (screened * vocab).saturating_sub(screen.rows)
+                + zeros.up_skipped
+                + zeros.down_skipped,
             prefetches: stats.prefetches,
             disk_bytes: stats.disk_bytes,
             disk_reads: stats.reads,

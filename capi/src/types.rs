@@ -135,7 +135,8 @@ pub struct Telemetry {
     pub bytes_streamed: u64,
     /// Deltas that were added to products of canonical matrices.
     pub deltas_applied: u64,
-    /// Rows of the head that passes did not have to read.
+    /// Rows of the head that passes did not have to read, and neurons' rows of up projections and
+    /// columns of down projections.
     pub rows_skipped: u64,
     /// Streamed blocks that were there before they were asked for.
     pub prefetches: u64,

@@ -1,7 +1,7 @@
 //! A session: a sequence in the cache, and answers generated from it.
 
 use crate::error::EngineError;
-use crate::forward::{Executor, ExecutorOptions, StateDigest, Want};
+use crate::forward::{Executor, ExecutorOptions, ScreenStats, StateDigest, Want, ZeroStats};
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::speculate::{SpecStats, Speculation, Target};
@@ -72,6 +72,10 @@ pub struct GenerationStats {
     pub speculation: Option<SpecStats>,
     /// Where the weights live, and what passes have read of them.
     pub residency: ResidencyStats,
+    /// What screening the head came to; `None` if it is not screened.
+    pub screen: Option<ScreenStats>,
+    /// What skipping zero neurons came to; `None` if none is skipped.
+    pub zeros: Option<ZeroStats>,
     /// The digest of the final normed states (SPEC Z5) of the positions from which tokens of the
     /// answer were chosen, an end-of-generation token included, and of all before them; `None`
     /// where no token was chosen or nothing is digested.
@@ -194,6 +198,8 @@ impl Session {
             decoded_tokens: 0,
             speculation: None,
             residency: ResidencyStats::default(),
+            screen: None,
+            zeros: None,
             states: None,
             stop: None,
         };
@@ -262,14 +268,17 @@ impl Generation<'_> {
 
     /// What the answer has cost so far.
     pub fn stats(&self) -> GenerationStats {
-        let ledger = self.session.executor.ledger();
+        let executor = &self.session.executor;
+        let ledger = executor.ledger();
         let speculation = self.session.speculation.as_ref();
         let own = Phase::ALL.map(|phase| ledger.phase(phase));
         let drafted = speculation.map(Speculation::bytes).unwrap_or_default();
         GenerationStats {
             bytes: own.into_iter().chain(drafted).filter(|bytes| bytes.passes > 0).collect(),
             speculation: speculation.map(|speculation| speculation.stats().clone()),
-            residency: self.session.executor.residency(),
+            residency: executor.residency(),
+            screen: executor.screens_head().then(|| executor.screen_stats()),
+            zeros: executor.skips_zeros().then(|| executor.zero_stats()),
             states: self.states(),
             ..self.stats.clone()
         }

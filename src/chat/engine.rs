@@ -233,6 +233,8 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         mb_per_token: megabytes_per_token(of.bytes_per_token()),
         bytes: of.bytes.clone(),
         residency: Some(of.residency.clone()),
+        screen: of.screen,
+        zeros: of.zeros,
         spec_decode: of.speculation.clone().map(SpecDecode::of),
         stop_reason,
         seed,

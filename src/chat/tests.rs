@@ -26,6 +26,8 @@ fn stats(settings: &Settings, stop_reason: StopReason) -> Stats {
         bytes: Vec::new(),
         spec_decode: None,
         residency: None,
+        screen: None,
+        zeros: None,
         stop_reason,
         seed: settings.seed,
         peak_resident_bytes: None,

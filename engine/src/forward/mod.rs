@@ -227,10 +227,12 @@ impl Executor {
         &self.meter.ledger
     }
 
-    /// Sets the counts back to zero, those of residency too.
+    /// Sets the counts back to zero, those of residency and of what is skipped too.
     pub fn reset_ledger(&mut self) {
         self.meter.ledger.reset();
         self.context.memory.reset();
+        self.screening.reset();
+        self.zeroing.reset();
     }
 
     /// A file that weights are streamed from, if any are.

@@ -45,6 +45,16 @@ pub struct ScreenStats {
     pub rows: u64,
 }
 
+impl ScreenStats {
+    /// Adds those of a later time.
+    pub const fn add(&mut self, later: &Self) {
+        self.positions += later.positions;
+        self.whole += later.whole;
+        self.refined += later.refined;
+        self.rows += later.rows;
+    }
+}
+
 /// The screen of an executor and its buffers.
 #[derive(Debug, Default)]
 pub(super) struct Screening {
@@ -154,7 +164,7 @@ impl Executor {
         self.screening.screen.is_some() && able && !softcap
     }
 
-    /// What screening came to so far.
+    /// What screening came to since the counts were set back.
     pub const fn screen_stats(&self) -> ScreenStats {
         self.screening.stats
     }
@@ -169,6 +179,10 @@ fn quantised<'a>(context: &'a mut Context, x: &'a [f32], dtype: DType) -> Input<
 impl Screening {
     pub(super) fn new(screen: Option<Arc<HeadScreen>>) -> Self {
         Self { screen, ..Self::default() }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.stats = ScreenStats::default();
     }
 
     /// Fills the bounds of every row of `normed`; false if there are none for one of them.

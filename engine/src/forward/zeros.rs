@@ -28,6 +28,16 @@ pub struct ZeroStats {
     pub down_skipped: u64,
 }
 
+impl ZeroStats {
+    /// Adds those of a later time.
+    pub const fn add(&mut self, later: &Self) {
+        self.neurons += later.neurons;
+        self.active += later.active;
+        self.up_skipped += later.up_skipped;
+        self.down_skipped += later.down_skipped;
+    }
+}
+
 /// What an executor needs to skip zeros.
 #[derive(Debug, Default)]
 pub(super) struct Zeroing {
@@ -42,6 +52,10 @@ pub(super) struct Zeroing {
 impl Zeroing {
     pub(super) fn new(table: Option<Arc<FfnNeurons>>) -> Self {
         Self { table, ..Self::default() }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.stats = ZeroStats::default();
     }
 }
 
@@ -114,7 +128,7 @@ impl Executor {
         (up || role == Role::FfnDown) && table.layer(layer).is_some()
     }
 
-    /// What skipping came to so far.
+    /// What skipping came to since the counts were set back.
     pub const fn zero_stats(&self) -> ZeroStats {
         self.zeroing.stats
     }

@@ -4,7 +4,7 @@
 use super::{ProfileError, ProfileOptions, Progress, step};
 use crate::bench::Statistics;
 use aios_contract::Role;
-use aios_engine::{EngineError, Executor, HeadScreen, Scores, Want};
+use aios_engine::{EngineError, Executor, HeadScreen, Scores, ScreenStats, Want};
 use aios_residency::Phase;
 use aios_residency::plan::{Screened, Times};
 use std::sync::Arc;
@@ -34,18 +34,15 @@ pub(super) struct Measured {
 /// Head bytes and rows over some positions.
 #[derive(Default)]
 struct Count {
-    positions: u64,
-    whole: u64,
-    refined: u64,
-    rows: u64,
+    screened: ScreenStats,
     bytes: u64,
 }
 
 impl Count {
     fn of(self, best: usize, head_bytes: usize) -> Screened {
-        let all = self.positions.max(1) as f64 * head_bytes as f64;
-        let Self { positions, whole, refined, rows, bytes } = self;
-        Screened { best, positions, whole, refined, rows, fraction: bytes as f64 / all }
+        let ScreenStats { positions, whole, refined, rows } = self.screened;
+        let all = positions.max(1) as f64 * head_bytes as f64;
+        Screened { best, positions, whole, refined, rows, fraction: self.bytes as f64 / all }
     }
 }
 
@@ -142,7 +139,6 @@ impl Measurer<'_> {
         let screen = best.map(|_| Arc::clone(&self.screen));
         self.executor.screen(screen);
         self.executor.reset_ledger();
-        let before = self.executor.screen_stats();
         let mut ranks = Ranks::new();
         let started = Instant::now();
         let mut ranking = 0.0;
@@ -155,11 +151,7 @@ impl Measurer<'_> {
         })?;
         let ms = (started.elapsed().as_secs_f64() - ranking) * 1e3;
         self.executor.screen(None);
-        let after = self.executor.screen_stats();
-        count.positions += after.positions - before.positions;
-        count.whole += after.whole - before.whole;
-        count.refined += after.refined - before.refined;
-        count.rows += after.rows - before.rows;
+        count.screened.add(&self.executor.screen_stats());
         let read = self.executor.ledger().phase(Phase::Decode);
         let head =
             read.roles.iter().filter(|entry| matches!(entry.role, Role::Head | Role::HeadSketch));

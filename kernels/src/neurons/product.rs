@@ -91,9 +91,8 @@ impl Stripe<'_> {
     }
 }
 
-/// A stripe of a matrix of the format `F`.
-struct Stripe32<'a, F>(Stripe<'a>, PhantomData<F>);
-struct Stripe256<'a, F>(Stripe<'a>, PhantomData<F>);
+/// A stripe with the steps that its format takes.
+struct Striped<'a, B>(Stripe<'a>, PhantomData<B>);
 
 impl Visitor for Stripe<'_> {
     type Output = ();
@@ -102,10 +101,10 @@ impl Visitor for Stripe<'_> {
         unreachable!("a shape is of a quantised format");
     }
     fn blocks32<F: Format32>(self) {
-        self.job.isa.run(Stripe32::<F>(self, PhantomData));
+        self.job.isa.run(Striped::<Blocks32<F>>(self, PhantomData));
     }
     fn blocks256<F: Format256>(self) {
-        self.job.isa.run(Stripe256::<F>(self, PhantomData));
+        self.job.isa.run(Striped::<Blocks256<F>>(self, PhantomData));
     }
 }
 
@@ -148,14 +147,13 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Asks for the lines of a quad, wherever in the stripe they are; blocks have `LEN` columns, a
-/// constant because divisions by others take long.
+/// Asks for the lines of a quad, wherever in the stripe they are.
 #[inline(always)]
-fn ask<const LEN: usize>(stripe: &[u8], scale_bytes: usize, parts: usize, quad: &Quad) {
+fn ask<B: Steps>(stripe: &[u8], scale_bytes: usize, parts: usize, quad: &Quad) {
     for column in quad.columns {
         let column = column as usize;
         // The scales of all blocks up to its own, and the lines before it.
-        let at = (column / LEN + 1) * scale_bytes + column * LINE;
+        let at = (column / B::LEN + 1) * scale_bytes + column * LINE;
         for part in 0..parts {
             prefetch_line(stripe, parts * at, part);
         }
@@ -182,13 +180,18 @@ fn add_quad<S: Simd, const V: usize>(
 }
 
 /// The steps of a format's chains: one for each block of columns.
-trait Steps<S: Simd, const V: usize> {
+trait Steps {
+    /// Columns of a block: a constant, because divisions by others take long.
+    const LEN: usize;
+    /// The largest weight as it is stored.
+    const MAX: u8;
+
     /// The bits of the scale that block `b` has in the words of an input row.
     fn scale(words: &[i32], b: usize) -> i32;
 
     /// Adds block `b` to the sums of a part's rows; `asked` asks for the lines of the quad that
     /// comes so many after the first of a group.
-    fn step(
+    fn step<S: Simd, const V: usize>(
         simd: S,
         of: Part<'_>,
         x: (&[i32], usize, &ActiveNeurons),
@@ -197,9 +200,9 @@ trait Steps<S: Simd, const V: usize> {
     );
 }
 
-/// A stripe whose blocks have `LEN` columns.
+/// A stripe, `V` vectors of rows a part.
 #[inline(always)]
-fn stripe<B: Steps<S, V>, S: Simd, const V: usize, const LEN: usize>(simd: S, of: Stripe<'_>) {
+fn stripe<B: Steps, S: Simd, const V: usize>(simd: S, of: Stripe<'_>) {
     let Job { weights, x, active, .. } = of.job;
     let (shape, bytes) = (weights.shape, weights.stripe(of.stripe));
     let parts = shape.stripe_parts(of.stripe);
@@ -212,14 +215,14 @@ fn stripe<B: Steps<S, V>, S: Simd, const V: usize, const LEN: usize>(simd: S, of
         let (scales, lines) = block.split_at(parts * shape.scale_bytes);
         for part in 0..parts {
             let scales = &scales[part * shape.scale_bytes..][..shape.scale_bytes];
-            let first = (LEN * b) as u32;
+            let first = (B::LEN * b) as u32;
             let asked = |group: usize, i: usize| {
                 if let Some(quad) = active.later(group, i).filter(|_| part == 0) {
-                    ask::<LEN>(bytes, shape.scale_bytes, parts, quad);
+                    ask::<B>(bytes, shape.scale_bytes, parts, quad);
                 }
             };
             let one = Part { scales, lines, part, parts, first };
-            B::step(simd, one, (words, b, active), asked, &mut sums[part]);
+            B::step::<S, V>(simd, one, (words, b, active), asked, &mut sums[part]);
         }
     }
     for (part, sums) in sums[..parts].iter().enumerate() {
@@ -227,30 +230,33 @@ fn stripe<B: Steps<S, V>, S: Simd, const V: usize, const LEN: usize>(simd: S, of
     }
 }
 
-/// Formats with blocks of 32, and with super-blocks.
-struct Blocks32<F>(PhantomData<F>);
-struct Blocks256<F>(PhantomData<F>);
-
-impl<F: Format32> Op for Stripe32<'_, F> {
+impl<B: Steps> Op for Striped<'_, B> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match F::MAX {
-            0..=15 => stripe::<Blocks32<F>, S, 8, 32>(simd, self.0),
-            _ => stripe::<Blocks32<F>, S, 4, 32>(simd, self.0),
+        match B::MAX {
+            0..=15 => stripe::<B, S, 8>(simd, self.0),
+            _ => stripe::<B, S, 4>(simd, self.0),
         }
     }
 }
 
-impl<F: Format32, S: Simd, const V: usize> Steps<S, V> for Blocks32<F> {
+/// Formats with blocks of 32, and with super-blocks.
+struct Blocks32<F>(PhantomData<F>);
+struct Blocks256<F>(PhantomData<F>);
+
+impl<F: Format32> Steps for Blocks32<F> {
+    const LEN: usize = 32;
+    const MAX: u8 = F::MAX;
+
     #[inline(always)]
     fn scale(words: &[i32], b: usize) -> i32 {
         words.as_chunks::<{ b32::WORDS }>().0[b / 8][b32::SCALES + b % 8]
     }
 
     #[inline(always)]
-    fn step(
+    fn step<S: Simd, const V: usize>(
         simd: S,
         of: Part<'_>,
         (words, b, active): (&[i32], usize, &ActiveNeurons),
@@ -290,19 +296,10 @@ impl<F: Format32, S: Simd, const V: usize> Steps<S, V> for Blocks32<F> {
     }
 }
 
-impl<F: Format256> Op for Stripe256<'_, F> {
-    type Output = ();
+impl<F: Format256> Steps for Blocks256<F> {
+    const LEN: usize = 256;
+    const MAX: u8 = F::MAX;
 
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        match F::MAX {
-            0..=15 => stripe::<Blocks256<F>, S, 8, 256>(simd, self.0),
-            _ => stripe::<Blocks256<F>, S, 4, 256>(simd, self.0),
-        }
-    }
-}
-
-impl<F: Format256, S: Simd, const V: usize> Steps<S, V> for Blocks256<F> {
     #[inline(always)]
     fn scale(words: &[i32], b: usize) -> i32 {
         words.as_chunks::<{ b256::WORDS }>().0[b][b256::SCALE]
@@ -310,7 +307,7 @@ impl<F: Format256, S: Simd, const V: usize> Steps<S, V> for Blocks256<F> {
 
     #[inline(always)]
     #[expect(clippy::cast_sign_loss, reason = "a shift is 0, 1 or 2")]
-    fn step(
+    fn step<S: Simd, const V: usize>(
         simd: S,
         of: Part<'_>,
         (words, b, active): (&[i32], usize, &ActiveNeurons),

@@ -163,6 +163,33 @@ fn turns_of_a_conversation_that_reuse_the_cache_are_proved() {
 }
 
 #[test]
+fn a_template_that_was_chosen_is_recorded() {
+    let bench = Bench::new(model("micro-qwen2"));
+    let (model, log) = (bench.model.to_str().unwrap(), bench.log());
+    let chat = |template: &[&str]| {
+        let chat = ["chat", "-m", model, "-p", "One", "-n", "4", "-s", "5", "-c", "512"];
+        bench.aios(&[&chat[..], &["--provenance", log.to_str().unwrap()], template].concat())
+    };
+    let refused = chat(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--chat-template"), "{}", text(&refused.stderr));
+    let refused = chat(&["--chat-template", "gemmma"]);
+    assert!(text(&refused.stderr).contains("built in are chatml"), "{}", text(&refused.stderr));
+    let own = bench.folder.path().join("own.jinja");
+    fs::write(&own, "{{ messages[0].content }}:").unwrap();
+    for template in ["chatml", own.to_str().unwrap()] {
+        let output = chat(&["--chat-template", template]);
+        assert!(output.status.success(), "{template}: {}", text(&output.stderr));
+    }
+    let records = bench.records();
+    let digests: Vec<&str> =
+        records.iter().map(|record| record["chat_template_sha256"].as_str().unwrap()).collect();
+    assert!(digests.len() == 2 && digests[0] != digests[1], "{digests:?}");
+    assert_eq!(records[0]["tokenizer_sha256"], records[1]["tokenizer_sha256"]);
+    bench.prove(&[]);
+}
+
+#[test]
 fn a_changed_record_a_cut_tail_and_another_model_are_found() {
     let bench = Bench::new(model("micro-llama"));
     for seed in ["1", "2", "3"] {
@@ -345,4 +372,28 @@ fn answers_of_a_real_model_are_proved() {
     assert_eq!(records[2]["tokens"]["output_ids"], records[3]["tokens"]["output_ids"]);
     bench.prove(&["--screen", "on"]);
     bench.prove(&["--isa", "avx2", "--no-plan"]);
+}
+
+/// SPEC D20: what neurons below thresholds came to is proved with the same thresholds, and with no
+/// others.
+#[test]
+fn answers_without_small_neurons_are_proved_with_their_thresholds() {
+    let bench = Bench::new(model("micro-llama"));
+    let made =
+        bench.aios(&["profile", "-m", bench.model.to_str().unwrap(), "--quality", "aggressive"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(text(&made.stdout).contains("**chosen**"), "{}", text(&made.stdout));
+    bench.run(&["--deterministic", "--threshold", "on"]);
+    bench.run(&["--deterministic", "--threshold", "off"]);
+    let records = bench.records();
+    let table = |record: &Value| record["quality"]["ffn_thresholds_sha256"].clone();
+    assert_eq!(table(&records[0]).as_str().unwrap().len(), 64);
+    assert_eq!(table(&records[1]), Value::Null);
+    assert_ne!(records[0]["hidden_sha256"], records[1]["hidden_sha256"]);
+    ways().iter().for_each(|way| bench.prove(way));
+    let output = bench.provenance("replay", &["--no-plan"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout);
+    assert!(said.contains("record 1: not run: neurons were left out"), "{said}");
+    assert!(said.contains("record 2: the same 24 tokens"), "{said}");
 }

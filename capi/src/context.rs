@@ -332,7 +332,10 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
         let (_, stamp) = model.identity().map_err(|error| error.to_string())?;
         let mut plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
         let ffn = plan.manifest.ffn.clone();
-        let ffn = ffn.filter(|ffn| ffn.pays || mode == AIOS_PLAN_ON);
+        // What thresholds leave out changes results, so here they do not hold, and what pays with
+        // them was not measured without.
+        let lossy = plan.manifest.threshold_in_force().is_some();
+        let ffn = ffn.filter(|ffn| (ffn.pays && !lossy) || mode == AIOS_PLAN_ON);
         let skips = ffn.is_some();
         if let Some(ffn) = ffn {
             let limits = ZeroLimits::of(&ffn);

@@ -60,9 +60,9 @@ pub enum EngineError {
     },
     /// A budget that the cache does not fit.
     #[error(
-        "{} MB for the KV cache (--kv-budget) are not enough: it takes {}; give that much, shorten \
+        "{} for the KV cache (--kv-budget) are not enough: it takes {}; give that much, shorten \
          the context (-c), or choose colder tiers (--kv-tiers warm or cold)",
-        megabytes(*given), megabytes(*least)
+        size(*given), size(*least)
     )]
     KvBudget {
         /// Bytes given.
@@ -94,10 +94,9 @@ pub enum EngineError {
     Cancelled,
     /// A budget of memory that is too small.
     #[error(
-        "{} MB of memory (--ram) are not enough here: the least is {} MB, of which the cache \
+        "{} of memory (--ram) are not enough here: the least is {}, of which the cache \
          takes {}, activations {} and buffers {}; give that much, or shorten the context (-c)",
-        megabytes(*given), megabytes(*least), megabytes(*cache), megabytes(*activations),
-        megabytes(*buffers)
+        size(*given), size(*least), size(*cache), size(*activations), size(*buffers)
     )]
     Ram {
         /// Bytes given.
@@ -136,8 +135,12 @@ pub enum EngineError {
     Tokenizer(#[from] Arc<TokenizerError>),
 }
 
-/// Megabytes, rounded up to a tenth: a number that is enough when it is given back.
-fn megabytes(bytes: u64) -> String {
+/// Megabytes, rounded up to a tenth: a number that is enough when it is given back. Less than that
+/// is in bytes.
+fn size(bytes: u64) -> String {
     let tenths = bytes.div_ceil(100_000);
-    format!("{}.{}", tenths / 10, tenths % 10)
+    match bytes {
+        ..100_000 => format!("{bytes} bytes"),
+        _ => format!("{}.{} MB", tenths / 10, tenths % 10),
+    }
 }

@@ -37,8 +37,8 @@ pub use forward::{
 };
 pub use meter::{Inner, Observer};
 pub use model::{
-    AdoptError, AliasError, FfnNeurons, HeadScreen, LoadError, Model, RepackError, Repacked,
-    RepackedFile, Shared, TensorError, ZeroLimits, repacked_files,
+    AdoptError, AliasError, FfnNeurons, FfnThresholds, HeadScreen, LoadError, Model, RepackError,
+    Repacked, RepackedFile, Shared, TensorError, ZeroLimits, repacked_files,
 };
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use aios_engine::template::{RenderInput, Template, TemplateError};
+use aios_engine::template::{KNOWN, RenderInput, Template, TemplateError, known};
 use jiff::civil::DateTime;
 use serde_json::Value;
 
@@ -90,4 +90,78 @@ fn the_language_means_what_it_means_in_python() {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A format that is built in gives what the template of a model of that family gives.
+#[test]
+fn known_formats_are_those_of_public_templates() {
+    let golden = testdata("templates.json");
+    let public = [
+        ("chatml", "gguf-smollm2", &["sys-multi"][..]),
+        ("chatml", "gguf-qwen2.5-coder", &["sys-multi"]),
+        ("gemma", "google-gemma-2-2b-it.jinja", &["user", "multi"]),
+    ];
+    for (name, of, conversations) in public {
+        let all = golden["templates"].as_array().expect("templates");
+        let template = all.iter().find(|template| template["name"] == of).expect("a template");
+        for conversation in conversations {
+            for begin in [false, true] {
+                let (theirs, ours) = (template["template"].as_str(), known(name));
+                let [theirs, ours] = [theirs, ours].map(|source| {
+                    let mut input = RenderInput::new(
+                        golden["conversations"][conversation].clone(),
+                        now(&template["now"]),
+                    );
+                    input.add_generation_prompt = begin;
+                    input.bos_token = template["bos_token"].as_str().map(str::to_owned);
+                    render(source.expect("a source"), &input).expect("a text")
+                });
+                assert_eq!(ours, theirs, "{name} and {of}, {conversation}");
+            }
+        }
+    }
+}
+
+#[test]
+fn known_formats_take_instructions_and_turns() {
+    let text = |name: &str, conversation: &str| {
+        let golden = testdata("templates.json");
+        let messages = golden["conversations"][conversation].clone();
+        let mut input = RenderInput::new(messages, now(&Value::from("2025-01-01T00:00:00")));
+        input.add_generation_prompt = true;
+        input.bos_token = Some("<bos>".to_owned());
+        render(known(name).expect("a format"), &input).expect("a text")
+    };
+    let question = "And <b>3*3</b> & \"quotes\"?\nSecond line";
+    let gemma = format!(
+        "<bos><start_of_turn>user\nYou are terse.\n\nWhat is 2+2?<end_of_turn>\n\
+         <start_of_turn>model\n4<end_of_turn>\n<start_of_turn>user\n{question}<end_of_turn>\n\
+         <start_of_turn>model\n"
+    );
+    assert_eq!(text("gemma", "sys-multi"), gemma);
+    let turn = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
+    let llama = format!(
+        "<bos>{}You are terse.<|eot_id|>{}What is 2+2?<|eot_id|>{}4<|eot_id|>{}{question}\
+         <|eot_id|>{}",
+        turn("system"),
+        turn("user"),
+        turn("assistant"),
+        turn("user"),
+        turn("assistant")
+    );
+    assert_eq!(text("llama3", "sys-multi"), llama);
+    let phi = format!(
+        "<|system|>\nYou are terse.<|end|>\n<|user|>\nWhat is 2+2?<|end|>\n\
+         <|assistant|>\n4<|end|>\n<|user|>\n{question}<|end|>\n<|assistant|>\n"
+    );
+    assert_eq!(text("phi3", "sys-multi"), phi);
+    assert!(KNOWN.iter().all(|name| known(name).is_some()) && known("none").is_none());
+}
+
+#[test]
+fn a_system_message_of_gemma_needs_a_turn_behind_it() {
+    let messages = serde_json::json!([{"role": "system", "content": "Be brief."}]);
+    let input = RenderInput::new(messages, now(&Value::from("2025-01-01T00:00:00")));
+    let error = render(known("gemma").expect("a format"), &input).expect_err("a refusal");
+    assert!(matches!(error, TemplateError::Refused { .. }), "{error}");
 }

@@ -342,6 +342,30 @@ pub fn activate(
     });
 }
 
+/// Sets what is smaller in magnitude than `least`, \[len\], says of its neuron to zero, in rows of
+/// `len` neurons; NaN stays.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn cut(pool: &Pool, least: &[f32], out: &mut [f32]) {
+    let len = least.len();
+    assert!(len > 0 && out.len().is_multiple_of(len));
+    let rows = out.len() / len;
+    let out = Shared::new(out);
+    for_rows(pool, rows, len, &|row| {
+        // SAFETY: each row is one piece, and a piece is given to one thread.
+        cut_part(least, unsafe { out.range(row * len, len) });
+    });
+}
+
+/// As [`cut`] for some neurons of a row.
+pub(crate) fn cut_part(least: &[f32], out: &mut [f32]) {
+    for (x, least) in out.iter_mut().zip(least) {
+        // Written for every element, so that the loop is one of vectors.
+        *x = if x.abs() < *least { 0.0 } else { *x };
+    }
+}
+
 /// As [`activate`] for some neurons of a row.
 pub(crate) fn activate_part(
     isa: Isa,

@@ -33,7 +33,7 @@ pub use attention::{
 pub use dequantize::{ShapeError, dequantize};
 pub use isa::{Isa, IsaError, IsaName};
 pub use layers::{
-    Norm, Rotation, activate, add, add_rows, norm, norm_in_place, rotate, rotate_rows, scale,
+    Norm, Rotation, activate, add, add_rows, cut, norm, norm_in_place, rotate, rotate_rows, scale,
     softcap,
 };
 pub use matmul::{

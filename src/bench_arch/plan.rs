@@ -1,7 +1,7 @@
 //! What is to be asked, and what has been answered already.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,12 +47,16 @@ pub struct Family {
     /// Drafts for the main model; without one, drafts are looked up in the text.
     #[serde(default)]
     pub draft: Option<String>,
+    /// The chat template of its models instead of their own: a name that is built in, or a file.
+    #[serde(default)]
+    pub chat_template: Option<PathBuf>,
 }
 
 impl Family {
     fn new(name: &str, small: &str, main: &str) -> Self {
         let own = str::to_owned;
-        Self { name: own(name), small: own(small), main: own(main), draft: None }
+        let (name, small, main) = (own(name), own(small), own(main));
+        Self { name, small, main, draft: None, chat_template: None }
     }
 
     /// Its models, each once.
@@ -62,7 +66,8 @@ impl Family {
 }
 
 /// The families that are benchmarked unless others are named. That of Phi is a file of random
-/// weights, which `aios synth` makes.
+/// weights, which `aios synth` makes; Gemma's is a base model, which is told the turns of its
+/// family's instruction-tuned ones.
 pub fn families() -> Vec<Family> {
     let smollm = "smollm2-135m-instruct";
     let [half, large] = ["qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"];
@@ -70,7 +75,10 @@ pub fn families() -> Vec<Family> {
     vec![
         Family::new("LLaMA", smollm, smollm),
         Family { draft: Some(half.to_owned()), ..Family::new("Qwen", half, large) },
-        Family::new("Gemma", gemma, gemma),
+        Family {
+            chat_template: Some(PathBuf::from("gemma")),
+            ..Family::new("Gemma", gemma, gemma)
+        },
         Family::new("Phi", phi, phi),
     ]
 }

@@ -1,4 +1,4 @@
-//! The responder that is a model: its own template, its tokenizer, a session of the engine.
+//! The responder that is a model: a chat template, its tokenizer, a session of the engine.
 
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +15,7 @@ use super::{Answer, ChatError, Message, Responder, Settings};
 use crate::provenance::{Outcome, Prompt, Recorder};
 use crate::stats::{SpecDecode, Stats, StopReason, megabytes_per_token};
 
-/// A model that converses in the format of its own template. What consecutive prompts have in
+/// A model that converses in the format of a template. What consecutive prompts have in
 /// common is computed once: it stays in the session's cache.
 pub struct Conversation {
     session: Session,
@@ -25,14 +25,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// A conversation in `session`.
+    /// A conversation in `session`, in the format of `template`.
     ///
     /// # Errors
-    /// If the model has no chat template or an unusable one, or no usable tokenizer.
-    pub fn new(session: Session) -> anyhow::Result<Self> {
-        let model = session.executor().model();
-        model.tokenizer()?;
-        let template = Template::of_model(model.chat_template())?;
+    /// If the model has no usable tokenizer.
+    pub fn new(session: Session, template: Template) -> anyhow::Result<Self> {
+        session.executor().model().tokenizer()?;
         Ok(Self { session, template, recorder: None, clock: None })
     }
 

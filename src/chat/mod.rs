@@ -2,9 +2,10 @@
 //!
 //! [`Repl`] is the conversation: it reads messages and commands, keeps the history, prints answers
 //! as they come and says what they cost. It knows the model only as a [`Responder`], which renders
-//! the history with the model's own template and generates.
+//! the history with a chat template and generates.
 
 mod engine;
+mod format;
 mod input;
 mod lines;
 mod repl;
@@ -16,6 +17,7 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 
 pub use engine::{Conversation, framed, generate, prompt_ids, render};
+pub use format::Format;
 pub use input::{Assembler, HELP, Input};
 pub use lines::{Editor, Event, Lines, Piped};
 pub use repl::{Repl, Screen};

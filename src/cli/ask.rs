@@ -105,7 +105,8 @@ impl Open for Opener {
             Some(draft) if role == ModelRole::Main => self.args.drafting_with(draft),
             _ => self.args.clone(),
         };
-        Ok(Box::new(Seat::open(&args, "ask", self.log.clone(), lease, &self.interrupt)?))
+        let seat = Seat::open(&args, "ask", self.log.clone(), lease, (None, &self.interrupt))?;
+        Ok(Box::new(seat))
     }
 
     fn find(&self, registry: &Registry, text: &str) -> anyhow::Result<String> {

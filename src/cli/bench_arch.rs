@@ -31,7 +31,8 @@ Examples:
 Each prompt is asked of each family with layers luna and basic and memories CARMA and Simple_RAG:
 cold, of models that were just loaded, and warm, several times. What the file holds an answer of is
 not asked again: the same command goes on where it was stopped. A family one of whose models is
-missing is left out, and said. Phi is a file of random weights:
+missing is left out, and said. Gemma is a base model that is told the turns of its family's chat
+models. Phi is a file of random weights:
   aios synth --shape phi-3-mini --layers 4 --vocab 512 phi-synthetic.gguf")]
 pub struct BenchArchArgs {
     /// Append records to this file, or to provenance.ndjson in this folder.
@@ -203,6 +204,9 @@ fn leave_out_missing(options: &mut Options) -> anyhow::Result<Vec<String>> {
 /// Says so if a model that would answer for `family` has no chat template. What else is wrong with
 /// it shows when it is loaded for the first case.
 fn mute(family: &Family, catalog: &Catalog, store: &Store) -> Option<String> {
+    if family.chat_template.is_some() {
+        return None;
+    }
     let without = |name: &&String| {
         let path = match catalog.models().iter().find(|model| model.name == ***name) {
             Some(known) => store.path(known),

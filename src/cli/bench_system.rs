@@ -79,6 +79,9 @@ fn entries(family: &Family) -> anyhow::Result<Vec<ModelEntry>> {
     if family.small != family.main {
         entries.push(entry(&family.small, ModelRole::Small)?);
     }
+    for entry in &mut entries {
+        entry.chat_template.clone_from(&family.chat_template);
+    }
     Ok(entries)
 }
 

@@ -1,6 +1,7 @@
 //! `aios chat`: a conversation on the terminal, in a pipe, or of one answer.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -11,19 +12,20 @@ use super::run::prompt_of;
 use super::seat::{Seat, SeatArgs};
 use super::talk::converse;
 use super::{GenerateArgs, SamplingArgs, registry};
-use crate::chat::{Answer, ChatError, Message, Repl, Responder, Settings};
+use crate::chat::{Answer, ChatError, Format, Message, Repl, Responder, Settings};
 use crate::config::{Loaded, ModelRole, Place};
 use crate::interrupt::Interrupt;
 use crate::provenance::SharedLog;
 use crate::registry::{Backend, Lease, Registry, RegistryError};
 
-/// Talk to a model in the format of its own chat template.
+/// Talk to a model in the format of its chat template.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   aios chat
   aios chat -m model.gguf -sys 'Answer in one sentence.'
   aios chat -p 'What is a GGUF file?' --temp 0
+  aios chat -m base.gguf --chat-template gemma
   printf 'Hi\\nAnd now in French\\n' | aios chat
 
 In the chat /help lists the commands. Answers go to stdout, everything else to stderr.")]
@@ -35,6 +37,10 @@ pub struct ChatArgs {
     /// Instructions that stand before the conversation (-sys).
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system_prompt: Option<String>,
+    /// The format of the conversation instead of the model's own: chatml, gemma, llama3, phi3, or a
+    /// file with a Jinja template. A model that /model names has its own again.
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<PathBuf>,
     #[command(flatten)]
     generate: GenerateArgs,
     #[command(flatten)]
@@ -68,8 +74,9 @@ impl<'a> Talk<'a> {
                 .serving(ModelRole::Main)
                 .ok_or(RegistryError::NoRole { role: ModelRole::Main })?,
         };
+        let format = args.chat_template.as_deref().map(Format::chosen).transpose()?;
         let open = |lease: &Lease<dyn Backend>| {
-            Seat::open(&args.seat, "chat", log.clone(), lease, interrupt)
+            Seat::open(&args.seat, "chat", log.clone(), lease, (format, interrupt))
         };
         let seat = registry.swap_with(ModelRole::Main, &name, open)?;
         Ok(Self { args, interrupt, registry, log, seat, lost: None })
@@ -104,7 +111,7 @@ impl Responder for Talk<'_> {
         let old = seat.lease.name().to_owned();
         let opened = registry::find(registry, name).and_then(|name| {
             let open = |lease: &Lease<dyn Backend>| {
-                Seat::open(&args.seat, "chat", log.clone(), lease, interrupt)
+                Seat::open(&args.seat, "chat", log.clone(), lease, (None, interrupt))
             };
             Ok(registry.swap_with(ModelRole::Main, &name, open)?)
         });

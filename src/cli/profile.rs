@@ -23,19 +23,22 @@ const TEMPLATE: &str = "{msg:24} [{bar:30}] {pos}/{len}, {elapsed}";
 Examples:
   aios profile -m model.gguf
   aios profile -m model.gguf --calibration prompts.jsonl
+  aios profile -m model.gguf --quality balanced
   aios plan show -m model.gguf
 
 The plan goes into the cache folder, where every run of the model finds it. It changes no bit of any
 result: it holds sketches of the output matrix's rows, by which greedy decoding and top-k sampling
-find the best rows without reading the others. Whether that saves time here is measured, and it
-is used only then. Everything is measured on prompts that fitted nothing.")]
+find the best rows without reading the others. With a quality below exact it also holds thresholds
+below which neurons are left out, as many as the budget allows. Whether any of it saves time here is
+measured, and it is used only then. Everything is measured on prompts that fitted nothing.")]
 pub(super) struct ProfileArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Prompts as JSON lines, each an object with a \"text\" [default: some that are built in].
     #[arg(long, value_name = "PATH")]
     calibration: Option<PathBuf>,
-    /// What the plan may cost. So far every quality gives the same plan, which costs nothing.
+    /// What the plan may cost in perplexity and KL; a model with gates takes minutes for more than
+    /// exact.
     #[arg(long, value_name = "NAME", value_enum, default_value_t = QualityName::Exact)]
     quality: QualityName,
     /// Bytes of last-level cache to plan for [default: this machine's].
@@ -62,11 +65,11 @@ pub(super) struct ProfileArgs {
 enum QualityName {
     /// No bit of any result changes.
     Exact,
-    /// At most 0.1 % of perplexity.
+    /// At most 0.1 % of perplexity and a KL of 0.001 nats.
     Conservative,
-    /// At most 0.5 % of perplexity.
+    /// At most 0.5 % and 0.005 nats.
     Balanced,
-    /// More than that, as measured.
+    /// At most 2 % and 0.02 nats.
     Aggressive,
 }
 

@@ -44,6 +44,8 @@ pub struct Named<'a> {
     pub draft: Option<(&'a str, Arc<Model>)>,
     /// What drafts.
     pub spec: SpecMode,
+    /// The SHA-256 of the chat template, if there is one.
+    pub chat_template_sha256: Option<String>,
 }
 
 impl RecordArgs {
@@ -95,6 +97,7 @@ impl RecordArgs {
             spec_mode: session.speculation().map(|_| models.spec.name().to_owned()),
             deterministic: self.deterministic,
             private: self.private,
+            chat_template_sha256: models.chat_template_sha256,
         };
         Ok(Some(Recorder::new(log, subject, session)))
     }

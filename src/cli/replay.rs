@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::provenance::warn;
 use super::recording::digest;
+use super::weights::ScreenMode;
 use super::{MemoryArgs, ThreadArgs, Usage, WeightArgs, model_file};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::provenance::{
@@ -217,11 +218,26 @@ impl Bench<'_> {
         path: &Path,
         options: ExecutorOptions,
     ) -> anyhow::Result<()> {
-        let shown = format!("{options:?}");
+        let thresholds = record.request.quality.ffn_thresholds_sha256.as_deref();
+        let shown = format!("{options:?} {thresholds:?}");
         let known = |ready: &Ready| ready.path == path && ready.options == shown;
         if !self.ready.as_ref().is_some_and(known) {
             self.ready = None;
-            let model = self.args.weights.load(path, options.exact, &self.interrupt)?;
+            let threshold = match thresholds {
+                None => ScreenMode::Off,
+                // Without a plan there are none, which is said below.
+                Some(_) if self.args.weights.no_plan => ScreenMode::Auto,
+                Some(_) => ScreenMode::On,
+            };
+            let weights = WeightArgs { threshold, ..self.args.weights.clone() };
+            let model = weights.load(path, options.exact, &self.interrupt)?;
+            let here = model.ffn_thresholds().and_then(|found| found.sha256());
+            anyhow::ensure!(
+                here == thresholds,
+                "neurons were left out below thresholds (SHA-256 {}) that the model's plan here \
+                 has not; name the right plan with --plan",
+                thresholds.unwrap_or_default()
+            );
             let sha256 = digest(&model.files(), &self.interrupt)?;
             let session = Session::new(model, options)?;
             let path = path.to_owned();

@@ -76,6 +76,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         main: &args.model.model,
         draft: args.speculation.drafting(costs.as_ref()),
         spec: args.speculation.spec,
+        chat_template_sha256: None,
     };
     let mut recorder = args.record.recorder(log, "run", &mut session, models, &interrupt)?;
     let since = Instant::now();

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::speculation::KnownCosts;
 use super::{ContextArgs, Named, RecordArgs, SpecArgs, SpecMode, ThreadArgs, WeightArgs};
-use crate::chat::Conversation;
+use crate::chat::{Conversation, Format};
 use crate::interrupt::Interrupt;
 use crate::provenance::SharedLog;
 use crate::registry::{Backend, Lease, SessionOptions};
@@ -34,7 +34,8 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// Sets a session up with the model of `lease`, whose answers are those of `core` in records.
+    /// Sets a session up with the model of `lease`, whose answers are those of `core` in records,
+    /// in the format that is given, or else the model's.
     ///
     /// # Errors
     /// A model that cannot converse, and what cannot be set up.
@@ -43,10 +44,11 @@ impl Seat {
         core: &str,
         log: Option<SharedLog>,
         lease: &Lease<dyn Backend>,
-        interrupt: &Interrupt,
+        (format, interrupt): (Option<Format>, &Interrupt),
     ) -> anyhow::Result<Self> {
         let local = lease.local().context("it is not run by this engine")?;
         let model = local.model();
+        let format = format.map_or_else(|| local.format(), Ok)?;
         let entry = local.executor_options(&SessionOptions::default());
         let mut options = args.context.over(entry, &args.threads, model.config().context);
         args.speculation.make_room(&mut options, interrupt)?;
@@ -56,10 +58,11 @@ impl Seat {
             main: lease.name(),
             draft: args.speculation.drafting(costs.as_ref()),
             spec: args.speculation.spec,
+            chat_template_sha256: Some(format.sha256().to_owned()),
         };
         let recorder = args.record.recorder(log, core, &mut session, models, interrupt)?;
-        let conversation = Conversation::new(session)?.with_clock(args.record.clock());
-        let conversation = conversation.with_recorder(recorder);
+        let conversation = Conversation::new(session, format.template().clone())?;
+        let conversation = conversation.with_clock(args.record.clock()).with_recorder(recorder);
         Ok(Self { conversation, costs, lease: lease.clone() })
     }
 

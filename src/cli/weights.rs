@@ -37,6 +37,11 @@ pub struct WeightArgs {
     /// ReLU: auto where the profiler found that it saves time. Results are the same.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
     pub zeros: ScreenMode,
+    /// Whether neurons below the thresholds of a plan are left out, where one was made with
+    /// `aios profile --quality`: auto where the profiler found that it saves time. This changes
+    /// results, by what the plan says.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
+    pub threshold: ScreenMode,
 }
 
 /// When a part of a plan is followed.
@@ -77,7 +82,8 @@ impl WeightArgs {
         exact: bool,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
-        for (option, mode) in [("--screen", self.screen), ("--zeros", self.zeros)] {
+        let modes = self.modes();
+        for (option, mode) in ["--screen", "--zeros", "--threshold"].into_iter().zip(modes) {
             if self.no_plan && mode == ScreenMode::On {
                 let what = format!("{option} on follows a plan, which --no-plan does not look for");
                 return Err(Usage(what).into());
@@ -87,7 +93,7 @@ impl WeightArgs {
             return Ok(Model::load(path)?);
         }
         let model = self.load_unplanned(path, interrupt)?;
-        let unwanted = [self.screen, self.zeros].iter().all(|mode| *mode == ScreenMode::Off);
+        let unwanted = modes.iter().all(|mode| *mode == ScreenMode::Off);
         if !self.no_plan && !unwanted {
             self.follow(&model);
         }
@@ -105,8 +111,12 @@ impl WeightArgs {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
         let always = |mode| if mode == ScreenMode::Auto { ScreenMode::Always } else { mode };
-        let (screen, zeros) = (always(self.screen), always(self.zeros));
-        Self { screen, zeros, ..self.clone() }.load(path, false, interrupt)
+        let [screen, zeros, threshold] = self.modes().map(always);
+        Self { screen, zeros, threshold, ..self.clone() }.load(path, false, interrupt)
+    }
+
+    const fn modes(&self) -> [ScreenMode; 3] {
+        [self.screen, self.zeros, self.threshold]
     }
 
     /// Follows the model's plan, if there is one.
@@ -118,8 +128,7 @@ impl WeightArgs {
                  (--no-plan does without)"
             ));
         };
-        let modes = [self.screen, self.zeros];
-        let asked = self.plan.is_some() || modes.contains(&ScreenMode::On);
+        let asked = self.plan.is_some() || self.modes().contains(&ScreenMode::On);
         let Some(folder) = self.plan.clone().or_else(|| plan_folder(model).ok()) else { return };
         let plan = match model.identity() {
             Ok((_, stamp)) => Plan::open(&folder, &stamp, &hardware()),
@@ -152,9 +161,39 @@ impl WeightArgs {
         }
     }
 
-    /// Follows what a plan says of zero neurons.
+    /// Follows what a plan says of thresholds; whether they hold.
+    fn follow_thresholds(&self, model: &Model, plan: &Plan) -> Result<bool, AdoptError> {
+        let terminal = Terminal::new();
+        let ffn = plan.manifest.ffn.as_ref();
+        let Some(point) = plan.manifest.threshold_in_force() else {
+            if self.threshold == ScreenMode::On {
+                terminal.notice(
+                    "no neurons are left out: the plan has no thresholds; `aios profile --quality \
+                     balanced` looks for some",
+                );
+            }
+            return Ok(false);
+        };
+        if !self.threshold.follows(ffn.is_some_and(|ffn| ffn.pays)) {
+            tracing::info!("no neurons are left out: that saves no time here, or is off");
+            return Ok(false);
+        }
+        model.adopt_thresholds(plan)?;
+        terminal.notice(&format!(
+            "following the plan: {:.0} % of the neurons are left out, which changes results: \
+             perplexity {:+.2} %, KL {:.4} as measured (--threshold off does without)",
+            100.0 * point.target,
+            100.0 * (point.perplexity_ratio - 1.0),
+            point.kl,
+        ));
+        Ok(true)
+    }
+
+    /// Follows what a plan says of thresholds and of zero neurons.
     fn follow_neurons(&self, model: &Model, plan: &mut Plan) -> Result<(), AdoptError> {
         let terminal = Terminal::new();
+        let cut = self.follow_thresholds(model, plan)?;
+        let lossy = plan.manifest.threshold_in_force().is_some();
         let Some(ffn) = plan.manifest.ffn.clone() else {
             if self.zeros == ScreenMode::On {
                 let name = model.config().ffn.activation.name();
@@ -168,7 +207,8 @@ impl WeightArgs {
         let limits = match self.zeros {
             ScreenMode::On => ZeroLimits::BYTES,
             ScreenMode::Always => ZeroLimits::of(&ffn),
-            ScreenMode::Auto if ffn.pays => ZeroLimits::of(&ffn),
+            // What pays with thresholds was not measured without.
+            ScreenMode::Auto if cut || (ffn.pays && !lossy) => ZeroLimits::of(&ffn),
             ScreenMode::Auto => {
                 tracing::info!("zero neurons are computed: skipping them saves no time here");
                 return Ok(());
@@ -176,6 +216,10 @@ impl WeightArgs {
             ScreenMode::Off => return Ok(()),
         };
         model.adopt_neurons(plan, limits)?;
+        if lossy && !cut {
+            terminal.notice("following the plan: zero neurons are skipped, same results");
+            return Ok(());
+        }
         terminal.notice(&format!(
             "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of feed-forward \
              weights for a token, same results (--zeros off does without)",

@@ -187,6 +187,9 @@ pub struct ModelEntry {
     /// Memory of a session (SPEC W).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<Bytes>,
+    /// The chat template instead of its file's: a name that is built in, or a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
 }
 
 impl ModelEntry {
@@ -209,8 +212,9 @@ impl ModelEntry {
 
     fn unnamed(name: &str, role: ModelRole) -> Self {
         let name = name.to_owned();
-        let (file, catalogue, family) = (None, None, None);
-        Self { name, file, catalogue, family, role, context: None, threads: None, ram: None }
+        let (file, catalogue, family, chat_template) = (None, None, None, None);
+        let (context, threads, ram) = (None, None, None);
+        Self { name, file, catalogue, family, role, context, threads, ram, chat_template }
     }
 
     /// Checks what the types cannot say.
@@ -244,6 +248,9 @@ impl ModelEntry {
         }
         if self.file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
             return Err(("file", "the path is empty".to_owned()));
+        }
+        if self.chat_template.as_ref().is_some_and(|named| named.as_os_str().is_empty()) {
+            return Err(("chat_template", "it is empty; leave it out for the model's own".into()));
         }
         if self.family.is_none() && self.role != ModelRole::Embedder {
             let names = Family::ALL.map(Family::name).join(", ");

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use aios_engine::template::known;
 use toml::de::{DeTable, DeValue};
 
 use super::nearest::nearest;
@@ -107,7 +108,13 @@ pub fn parse(text: &str, folder: &Path) -> Result<(Config, Lines), Fault> {
         checked.map_err(|reason| lines.fault(section, reason))?;
     }
     let parts = [&mut config.memory.store, &mut config.persona.file, &mut config.provenance.path];
-    let files = config.models.iter_mut().map(|model| &mut model.file).chain(parts);
+    let built_in = |named: &Path| named.to_str().and_then(known).is_some();
+    let files = config.models.iter_mut().flat_map(|model| {
+        let template = &mut model.chat_template;
+        let named = template.as_deref().is_some_and(built_in);
+        [Some(&mut model.file), Some(template).filter(|_| !named)].into_iter().flatten()
+    });
+    let files = files.chain(parts);
     for file in files.flatten() {
         *file = resolved(file, folder);
     }

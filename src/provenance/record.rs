@@ -52,8 +52,11 @@ pub struct Request {
     pub architectures: BTreeMap<String, String>,
     /// The formats that hold most of their bytes.
     pub quant: BTreeMap<String, String>,
-    /// SHA-256 of the tokenizer's keys and of the chat template (Z4).
+    /// SHA-256 of the tokenizer's keys and of the file's chat template (Z4).
     pub tokenizer_sha256: Option<String>,
+    /// SHA-256 of the chat template that rendered the prompt; null if none did.
+    #[serde(default)]
+    pub chat_template_sha256: Option<String>,
     /// The tier that the router chose.
     #[serde(default)]
     pub router_tier: Option<Tier>,
@@ -302,6 +305,9 @@ pub struct Quality {
     pub exact: bool,
     /// Positions of the context.
     pub context: u64,
+    /// SHA-256 of the thresholds below which neurons were left out; left out where there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ffn_thresholds_sha256: Option<String>,
 }
 
 fn no_tiers() -> String {

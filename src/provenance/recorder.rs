@@ -88,6 +88,8 @@ pub struct Subject {
     pub deterministic: bool,
     /// Whether ids are left out.
     pub private: bool,
+    /// The SHA-256 of the chat template that renders prompts, if one does.
+    pub chat_template_sha256: Option<String>,
 }
 
 /// What other parts of the system say of the next request.
@@ -259,6 +261,7 @@ impl Recorder {
             }),
             quant: by_part(&Part::quant),
             tokenizer_sha256: self.tokenizer_sha256.clone(),
+            chat_template_sha256: subject.chat_template_sha256.clone(),
             router_tier: notes.router_tier,
             router: notes.router,
             retrieval: notes.retrieval,
@@ -372,12 +375,14 @@ fn sampled(options: &SamplerOptions, max_tokens: Option<u64>, ignore_eos: bool) 
 
 fn quality(session: &Session) -> Quality {
     let options = session.executor().options();
+    let thresholds = session.executor().thresholds().and_then(|found| found.sha256());
     Quality {
         cache_k: options.cache_k.to_string(),
         cache_v: options.cache_v.to_string(),
         kv_tiers: options.kv_tiers.to_string(),
         exact: options.exact,
         context: options.context as u64,
+        ffn_thresholds_sha256: thresholds.map(str::to_owned),
     }
 }
 

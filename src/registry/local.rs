@@ -11,7 +11,7 @@ use aios_validation::synth::Quant;
 use anyhow::{Context, ensure};
 
 use super::{Backend, Description, ExecutionMode, Held, SessionOptions, Source};
-use crate::chat::{Conversation, Responder};
+use crate::chat::{Conversation, Format, Responder};
 use crate::config::{Bytes, Family, ModelEntry};
 use crate::digests::{Stamp, of_files};
 use crate::models::{Catalog, Observer, Store, Watch};
@@ -142,7 +142,9 @@ impl Source for Local {
         let model = self.model(&path)?;
         check_family(entry, model.config().architecture)
             .with_context(|| path.display().to_string())?;
-        Ok(Box::new(LocalModel { entry: entry.clone(), model, digests: self.digests.clone() }))
+        let chosen = entry.chat_template.as_deref().map(Format::chosen).transpose()?;
+        let digests = self.digests.clone();
+        Ok(Box::new(LocalModel { entry: entry.clone(), model, chosen, digests }))
     }
 }
 
@@ -163,6 +165,8 @@ fn check_family(entry: &ModelEntry, architecture: Architecture) -> anyhow::Resul
 pub struct LocalModel {
     entry: ModelEntry,
     model: Arc<Model>,
+    /// The chat template that its entry names.
+    chosen: Option<Format>,
     digests: Option<PathBuf>,
 }
 
@@ -175,6 +179,14 @@ impl LocalModel {
     /// What the configuration says of it.
     pub const fn entry(&self) -> &ModelEntry {
         &self.entry
+    }
+
+    /// The format of its conversations: that which its entry names, or its own.
+    ///
+    /// # Errors
+    /// If there is neither.
+    pub fn format(&self) -> anyhow::Result<Format> {
+        self.chosen.clone().map_or_else(|| Format::of_model(&self.model), Ok)
     }
 
     /// The set-up of a session: as `options` say, else as the entry says, else a default.
@@ -248,7 +260,8 @@ impl Backend for LocalModel {
     }
 
     fn open(&self, options: &SessionOptions) -> anyhow::Result<Box<dyn Responder + Send>> {
-        Ok(Box::new(Conversation::new(self.session(options)?)?))
+        let format = self.format()?;
+        Ok(Box::new(Conversation::new(self.session(options)?, format.template().clone())?))
     }
 
     fn local(&self) -> Option<&LocalModel> {

@@ -12,7 +12,7 @@ use crate::cache::{KvCache, KvPlan, KvTiering};
 use crate::error::EngineError;
 use crate::memory::{Memory, Need, longest_input};
 use crate::meter::{Meter, Observer};
-use crate::model::{Layer, Model, NormWeights};
+use crate::model::{FfnThresholds, Layer, Model, NormWeights};
 use crate::rope::RopeTable;
 use aios_contract::{BlockLayout, TensorName};
 use aios_kernels::{
@@ -102,6 +102,8 @@ pub struct Executor {
     meter: Meter,
     screening: Screening,
     zeroing: Zeroing,
+    /// Below what neurons are left out.
+    thresholds: Option<Arc<FfnThresholds>>,
     trace: Option<Trace>,
     len: usize,
 }
@@ -188,8 +190,20 @@ impl Executor {
         let options = ExecutorOptions { batch, ..options };
         let screening = Screening::new(model.head_screen().cloned());
         let zeroing = Zeroing::new(model.ffn_neurons().cloned());
-        let trace = None;
-        Ok(Self { model, options, context, cache, state, meter, screening, zeroing, trace, len: 0 })
+        let thresholds = model.ffn_thresholds().cloned();
+        Ok(Self {
+            model,
+            options,
+            context,
+            cache,
+            state,
+            meter,
+            screening,
+            zeroing,
+            thresholds,
+            trace: None,
+            len: 0,
+        })
     }
 
     /// The model.

@@ -131,7 +131,7 @@ impl Context {
         (blocks, meter): (&BlockTable, &mut Meter),
         (x, len): (&[f32], usize),
         (mut gate, mut up): (Option<Entry<'_>>, Entry<'_>),
-        (function, scales): (ActivationFn, ScaleBlock),
+        (function, scales, least): (ActivationFn, ScaleBlock, Option<&[f32]>),
         next: Next<'_>,
     ) {
         let (isa, pool, exact) = (self.isa, self.pool(), self.exact);
@@ -152,6 +152,7 @@ impl Context {
             gate: gate.as_mut().map(&mut product),
             up: product(&mut up),
             function,
+            least,
             quants: self.inner.of(scales),
             done: &mut self.done,
         };

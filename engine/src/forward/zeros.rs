@@ -4,9 +4,9 @@
 use super::project::Context;
 use super::{Executor, State, feed_forward};
 use crate::meter::Meter;
-use crate::model::{Ffn, FfnInput, FfnNeurons, Model, Projection};
+use crate::model::{Ffn, FfnInput, FfnNeurons, FfnThresholds, Model, Projection};
 use aios_contract::{ActivationFn, Role};
-use aios_kernels::{ActiveNeurons, activate, dot_rows, scale_block};
+use aios_kernels::{ActiveNeurons, activate, cut, dot_rows, scale_block};
 use aios_residency::BlockTable;
 use serde::Serialize;
 use std::sync::Arc;
@@ -64,6 +64,8 @@ impl Executor {
     pub(super) fn skip_zeros(&mut self, model: &Model, index: usize, ffn: &Ffn) -> bool {
         let able = self.skips_zeros() && self.context.single && !self.meter.shows_feed_forward();
         let Some(table) = self.zeroing.table.clone().filter(|_| able) else { return false };
+        let thresholds = self.thresholds.clone();
+        let least = thresholds.as_deref().map(|thresholds| thresholds.layer(index));
         let Self { context, state, meter, zeroing, .. } = self;
         let (config, blocks) = (model.config(), model.blocks());
         let (Some(down), Some(scales)) = (table.layer(index), scale_block(ffn.down.tensor.dtype))
@@ -82,6 +84,9 @@ impl Executor {
                 let both = GateFirst { gate, up, function, len, up_of_ten };
                 both.run(context, state, (blocks, meter), zeroing);
                 let (isa, pool) = (context.isa, context.pool());
+                if let Some(least) = least {
+                    cut(&pool, least, &mut state.up);
+                }
                 context.inner.of(scales).quantize(isa, &pool, &state.up, len);
             }
             input => {
@@ -91,7 +96,7 @@ impl Executor {
                 };
                 let both = (gate, up.entry(&mut state.up));
                 let normed = (&*state.normed, config.d_model);
-                context.inner((blocks, meter), normed, both, (function, scales), reads_down);
+                context.inner((blocks, meter), normed, both, (function, scales, least), reads_down);
             }
         }
         let Zeroing { active, stats, .. } = zeroing;
@@ -111,6 +116,17 @@ impl Executor {
     /// has the one that its model has adopted.
     pub fn skip_zeros_by(&mut self, table: Option<Arc<FfnNeurons>>) -> Option<Arc<FfnNeurons>> {
         std::mem::replace(&mut self.zeroing.table, table)
+    }
+
+    /// Leaves neurons out below these thresholds from now on, or none; returns those before. This
+    /// changes results. A new executor has those that its model has adopted.
+    pub fn cut_by(&mut self, thresholds: Option<Arc<FfnThresholds>>) -> Option<Arc<FfnThresholds>> {
+        std::mem::replace(&mut self.thresholds, thresholds)
+    }
+
+    /// The thresholds below which neurons are left out, if there are such.
+    pub const fn thresholds(&self) -> Option<&Arc<FfnThresholds>> {
+        self.thresholds.as_ref()
     }
 
     /// Whether passes of one token skip zero neurons.

@@ -168,6 +168,7 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
         tokenizer: OnceLock::new(),
         screen: OnceLock::new(),
         neurons: OnceLock::new(),
+        thresholds: OnceLock::new(),
     })
 }
 

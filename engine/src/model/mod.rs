@@ -7,6 +7,7 @@ mod neurons;
 mod repack;
 mod screen;
 mod share;
+mod thresholds;
 mod weights;
 
 pub use alias::AliasError;
@@ -16,6 +17,7 @@ pub use neurons::{FfnNeurons, ZeroLimits};
 pub use repack::{RepackError, Repacked};
 pub use screen::{AdoptError, HeadScreen};
 pub use share::Shared;
+pub use thresholds::FfnThresholds;
 pub(crate) use weights::{Delta, Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};
 
 use crate::gguf::{Metadata, TensorInfo};
@@ -45,6 +47,8 @@ pub struct Model {
     screen: OnceLock<Arc<HeadScreen>>,
     /// Its down projections neuron by neuron, once it has adopted a plan that has them.
     neurons: OnceLock<Arc<FfnNeurons>>,
+    /// Below what its neurons are left out, once it has adopted a plan that says so.
+    thresholds: OnceLock<Arc<FfnThresholds>>,
 }
 
 impl Model {

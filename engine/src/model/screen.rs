@@ -35,6 +35,9 @@ pub enum AdoptError {
     /// Its table of neurons is of another model.
     #[error("its neurons {0}")]
     Neurons(&'static str),
+    /// Its thresholds are of another model.
+    #[error("its thresholds {0}")]
+    Thresholds(&'static str),
 }
 
 impl HeadScreen {

@@ -12,7 +12,8 @@ pub enum TemplateError {
     /// The model file has no `tokenizer.chat_template`.
     #[error(
         "the model has no chat template (`tokenizer.chat_template` is missing); \
-         complete a plain prompt instead, or use an instruction-tuned model"
+         complete a plain prompt instead, use an instruction-tuned model, or choose a template \
+         (--chat-template)"
     )]
     Missing,
     /// The template's source is longer than any real one.

@@ -37,6 +37,7 @@ mod args;
 mod child;
 mod error;
 mod filters;
+mod known;
 mod marks;
 mod methods;
 mod ops;
@@ -54,6 +55,7 @@ use serde::{Deserialize, Serialize};
 
 pub use child::run_child_if_asked;
 pub use error::TemplateError;
+pub use known::{KNOWN, known};
 
 use marks::{DataMap, Marks, marked_value};
 
@@ -62,7 +64,7 @@ pub const STANDARD_ROLES: [&str; 8] =
     ["system", "developer", "user", "assistant", "tool", "function", "ipython", "model"];
 
 /// Longest source of a template, in bytes; real ones have up to some 20,000.
-const SOURCE_MAX: usize = 1 << 20;
+pub const SOURCE_MAX: usize = 1 << 20;
 
 /// What a template is given.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -242,3 +242,17 @@ fn a_sum_in_another_order_is_noticed() {
     });
     assert!(noticed.count() > 5);
 }
+
+/// SPEC D18: what is below its neuron's threshold becomes zero, with whatever sign; what is equal
+/// to it, infinite or no number stays.
+#[test]
+fn cutting_leaves_what_is_not_below() {
+    let pool = Pool::new(2).unwrap();
+    let least = [0.0, 1.0, 1.0, 2.0, f32::MAX];
+    let row = [-0.0, -0.99, 1.0, f32::NAN, f32::INFINITY];
+    let mut rows = [row, row.map(|x| x * 0.5)].concat();
+    cut(&pool, &least, &mut rows);
+    let bits: Vec<u32> = rows.iter().map(|x| x.to_bits()).collect();
+    let wanted = [-0.0, 0.0, 1.0, f32::NAN, f32::INFINITY, -0.0, 0.0, 0.0, f32::NAN, f32::INFINITY];
+    assert_eq!(bits, wanted.map(f32::to_bits));
+}

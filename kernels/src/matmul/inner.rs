@@ -9,7 +9,7 @@
 use super::{Input, Job, Matrix, PANEL_ROWS, Product, ahead, least};
 use crate::act::QuantRows;
 use crate::isa::Isa;
-use crate::layers::activate_part;
+use crate::layers::{activate_part, cut_part};
 use crate::pool::Pool;
 use aios_contract::ActivationFn;
 use std::ops::Range;
@@ -23,6 +23,8 @@ pub struct Inner<'a> {
     pub up: Product<'a>,
     /// act.
     pub function: ActivationFn,
+    /// For each neuron, below which magnitude its result is taken as zero, if there are such.
+    pub least: Option<&'a [f32]>,
     /// The result, quantised.
     pub quants: &'a mut QuantRows,
     /// Memory to count the units of each tile that are done.
@@ -38,7 +40,8 @@ const TILE_UNITS: usize = TILE / PANEL_ROWS;
 /// [`super::matmul`].
 ///
 /// # Panics
-/// As [`super::matmul`], and if the neurons are not whole blocks of the quantised result.
+/// As [`super::matmul`], and if the neurons are not whole blocks of the quantised result, or those
+/// of `least` are others.
 pub fn inner(
     isa: Isa,
     pool: &Pool,
@@ -46,8 +49,10 @@ pub fn inner(
     inner: &mut Inner<'_>,
     next: &[Option<Matrix<'_>>],
 ) {
-    let Inner { gate, up, function, quants, done } = inner;
+    let Inner { gate, up, function, least: smallest, quants, done } = inner;
+    let smallest = *smallest;
     let (n, len) = (input.rows(), up.weights.rows);
+    assert!(smallest.is_none_or(|least| least.len() == len));
     let bytes = gate.iter().chain([&*up]).map(|product| product.weights.bytes.len()).sum();
     assert!(gate.as_ref().is_none_or(|gate| gate.weights.rows == len));
     done.resize_with(done.len().max(len.div_ceil(TILE)), AtomicUsize::default);
@@ -66,6 +71,9 @@ pub fn inner(
             // SAFETY: as above.
             let gate = gate.as_ref().map(|gate| unsafe { &*gate.out.range(at, tile) });
             activate_part(isa, *function, gate, up);
+            if let Some(least) = smallest {
+                cut_part(&least[start..start + tile], up);
+            }
         }
         // SAFETY: as above.
         let part = |row: usize| unsafe { &*up.out.range(row * len + start, tile) };

@@ -6,18 +6,31 @@ use serde::{Deserialize, Serialize};
 /// The version of the manifest's fields.
 pub const SCHEMA: u32 = 1;
 
-/// How much a plan may cost.
+/// How much a plan may cost: in perplexity, and as much divergence as that is, measured on texts
+/// that chose nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quality {
     /// No bit of any result changes.
     Exact,
-    /// At most 0.1 % of perplexity.
+    /// At most 0.1 %.
     Conservative,
-    /// At most 0.5 % of perplexity.
+    /// At most 0.5 %.
     Balanced,
-    /// More than that, as measured.
+    /// At most 2 %.
     Aggressive,
+}
+
+impl Quality {
+    /// What the perplexity may rise by, as a part of it, and the divergence in nats.
+    pub const fn budget(self) -> f64 {
+        match self {
+            Self::Exact => 0.0,
+            Self::Conservative => 0.001,
+            Self::Balanced => 0.005,
+            Self::Aggressive => 0.02,
+        }
+    }
 }
 
 /// What a plan was made from, for and on, what it holds, and what was measured.
@@ -44,6 +57,63 @@ pub struct Manifest {
     /// What was measured of skipping zero neurons, where the model has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ffn: Option<FfnReport>,
+    /// What was measured of leaving neurons out below a threshold, where the quality allows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<ThresholdReport>,
+}
+
+/// What leaving neurons out costs, on texts that chose no threshold. Both runs are exact, so that
+/// nothing else differs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdReport {
+    /// Every part of the neurons that was tried, by ascending size; the last may miss the budget.
+    pub tried: Vec<ThresholdPoint>,
+    /// Which of them is in force; `None` if none is within the budget.
+    pub chosen: Option<usize>,
+    /// Positions that were scored.
+    pub positions: usize,
+    /// The perplexity without.
+    pub base_perplexity: f64,
+}
+
+impl ThresholdReport {
+    /// What is in force, if something is.
+    pub fn in_force(&self) -> Option<&ThresholdPoint> {
+        self.tried.get(self.chosen?)
+    }
+}
+
+impl ThresholdPoint {
+    /// Whether it costs no more than `quality` allows.
+    pub fn is_within(&self, quality: Quality) -> bool {
+        let budget = quality.budget();
+        // A comparison with NaN is false.
+        self.kl <= budget && self.perplexity_ratio <= 1.0 + budget
+    }
+}
+
+/// A part of the neurons, left out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdPoint {
+    /// The part that the thresholds were chosen for.
+    pub target: f64,
+    /// The mean divergence from the unchanged run, in nats.
+    pub kl: f64,
+    /// Its standard error.
+    pub kl_standard_error: f64,
+    /// The perplexity over that of the unchanged run.
+    pub perplexity_ratio: f64,
+    /// Its standard error.
+    pub perplexity_ratio_standard_error: f64,
+}
+
+impl Manifest {
+    /// What thresholds are in force, and what they cost.
+    pub fn threshold_in_force(&self) -> Option<&ThresholdPoint> {
+        self.threshold.as_ref()?.in_force()
+    }
 }
 
 /// What was measured of skipping zero neurons in passes of one token.

@@ -9,7 +9,7 @@ mod tests;
 
 pub use manifest::{
     FfnReport, Hardware, HeadMatrix, Manifest, Quality, SCHEMA, ScreenReport, Screened, Source,
-    TableEntry, Times, hex,
+    TableEntry, ThresholdPoint, ThresholdReport, Times, hex,
 };
 pub use table::{NUMBERS, Table, TableKind, TableWriter};
 
@@ -151,12 +151,24 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, PlanError> {
         _ => {
             let manifest: Manifest =
                 serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-            let ffn = manifest.ffn.as_ref();
-            match ffn.is_some_and(|ffn| ffn.down_of_ten.max(ffn.up_of_ten) > 10) {
-                true => Err(wrong("more than ten tenths of the neurons are a limit".to_owned())),
-                false => Ok(manifest),
-            }
+            check(&manifest).map_err(|what| wrong(what.to_owned()))?;
+            Ok(manifest)
         }
+    }
+}
+
+/// Checks what the types cannot say.
+fn check(manifest: &Manifest) -> Result<(), &'static str> {
+    let ffn = manifest.ffn.as_ref();
+    if ffn.is_some_and(|ffn| ffn.down_of_ten.max(ffn.up_of_ten) > 10) {
+        return Err("more than ten tenths of the neurons are a limit");
+    }
+    let Some(threshold) = &manifest.threshold else { return Ok(()) };
+    let Some(chosen) = threshold.chosen else { return Ok(()) };
+    let point = threshold.tried.get(chosen).ok_or("the threshold in force was not tried")?;
+    match point.is_within(manifest.quality) {
+        true => Ok(()),
+        false => Err("its thresholds cost more than its quality allows"),
     }
 }
 

@@ -29,16 +29,19 @@ pub enum TableKind {
     HeadSketch,
     /// Down projections stored neuron by neuron (SPEC D14).
     FfnNeurons,
+    /// Magnitudes below which neurons are left out (SPEC D18).
+    FfnThresholds,
 }
 
 impl TableKind {
-    const ALL: [Self; 2] = [Self::HeadSketch, Self::FfnNeurons];
+    const ALL: [Self; 3] = [Self::HeadSketch, Self::FfnNeurons, Self::FfnThresholds];
 
     /// The name in the manifest, with which its file's name begins.
     pub const fn name(self) -> &'static str {
         match self {
             Self::HeadSketch => "head_sketch",
             Self::FfnNeurons => "ffn_neurons",
+            Self::FfnThresholds => "ffn_thresholds",
         }
     }
 
@@ -46,6 +49,7 @@ impl TableKind {
         match self {
             Self::HeadSketch => 1,
             Self::FfnNeurons => 2,
+            Self::FfnThresholds => 3,
         }
     }
 }

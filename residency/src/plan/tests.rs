@@ -29,6 +29,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         llc_bytes: None,
         tables: vec![table],
         ffn: None,
+        threshold: None,
         screen: ScreenReport {
             pays: true,
             positions_most: 2,

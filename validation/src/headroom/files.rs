@@ -14,14 +14,14 @@ const PIECE_BYTES: usize = 64 << 20;
 
 /// A GGUF file, or the parts of a split one.
 #[derive(Debug)]
-pub(super) struct GgufFile {
+pub(crate) struct GgufFile {
     pub path: PathBuf,
     parts: Vec<(Mapping, Gguf)>,
 }
 
 /// A matrix of a layer or of the model.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     pub dtype: DType,
     pub rows: usize,
     /// Elements of a row.

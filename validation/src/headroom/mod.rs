@@ -7,13 +7,13 @@
 pub mod activations;
 pub mod cache;
 pub mod duplicates;
-mod files;
+pub(crate) mod files;
 pub mod levers;
 pub mod lookup;
 mod markdown;
 mod plots;
 pub mod report;
-mod scores;
+pub(crate) mod scores;
 pub mod similarity;
 pub mod sparsity;
 #[cfg(test)]

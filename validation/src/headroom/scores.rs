@@ -39,7 +39,7 @@ impl Skip {
 
 /// Gives each neuron its score.
 #[derive(Clone, Debug)]
-pub(super) struct Scorer {
+pub(crate) struct Scorer {
     isa: Isa,
     pool: Arc<Pool>,
     activation: ActivationFn,
@@ -62,6 +62,11 @@ impl Scorer {
             norms: Arc::new(norms.collect()),
             scores: Vec::new(),
         })
+    }
+
+    /// Norms of the columns of each layer's down projection, \[layer\]\[neuron\].
+    pub fn norms(&self) -> &[Vec<f32>] {
+        &self.norms
     }
 
     /// The scores of `inner`, \[n\]\[neuron\].
@@ -118,7 +123,7 @@ impl Observer for Calibrator {
 
 /// How often scores of each size occur.
 #[derive(Clone, Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     pub zeros: u64,
     pub total: u64,
@@ -184,7 +189,7 @@ impl Observer for Pruner {
 
 /// What an unchanged run says at the scored positions of one prompt.
 #[derive(Debug, Default)]
-pub(super) struct Base {
+pub(crate) struct Base {
     vocab: usize,
     /// \[position\]\[vocab\]
     logits: Vec<f32>,
@@ -212,7 +217,7 @@ impl Base {
 
 /// Divergences and losses of a changed run beside those of the unchanged one.
 #[derive(Debug, Default)]
-pub(super) struct Compared {
+pub(crate) struct Compared {
     /// Σ p (ln p − ln q) of each position, in nats.
     divergences: Vec<f64>,
     /// Those of the first positions of prompts, where the whole context is one token.

@@ -141,7 +141,7 @@ impl Trial {
 }
 
 /// The scores that each layer's neurons get on the calibration prompts.
-fn calibrate(
+pub(crate) fn calibrate(
     executor: &mut Executor,
     scorer: &Scorer,
     skip: Skip,

@@ -237,7 +237,7 @@ pub fn run(
     let (context, kv_tiers) = (plan.context(), KvTiering::Off);
     let options = ExecutorOptions { context, kv_tiers, exact: false, ram: None, ..options.clone() };
     let mut bench = Bench { model, options, ids: &ids, plan, progress };
-    let mut levers = vec![bench.head()?, bench.zeros()?, threshold()];
+    let mut levers = vec![bench.head()?, bench.zeros()?, bench.threshold(windows.as_ref())?];
     levers.push(bench.aliasing()?);
     levers.extend(bench.tiers(windows.as_ref())?);
     levers.push(bench.streaming()?);
@@ -270,17 +270,13 @@ fn nothing(name: &'static str, reason: impl Into<String>) -> Lever {
     Lever { name, setting: String::new(), finding: Finding::Nothing { reason: reason.into() } }
 }
 
-/// The threshold that would leave out neurons whose output is small.
-fn threshold() -> Lever {
-    nothing("FFN threshold", "not offered; `aios headroom` measures what it would give")
-}
-
 impl Bench<'_, '_> {
     /// An executor without any lever.
     fn plain(&self, options: ExecutorOptions) -> Result<Executor, EngineError> {
         let mut executor = Executor::new(Arc::clone(self.model), options)?;
         executor.screen(None);
         executor.skip_zeros_by(None);
+        executor.cut_by(None);
         Ok(executor)
     }
 
@@ -334,12 +330,14 @@ impl Bench<'_, '_> {
     fn zeros(&mut self) -> Result<Lever, LeverError> {
         const NAME: &str = "FFN zeros";
         let function = self.model.config().ffn.activation;
-        if !function.has_true_zeros() {
-            let name = function.name();
-            return Ok(nothing(NAME, format!("the activation is {name}, which has no true zeros")));
-        }
         let Some(neurons) = self.model.ffn_neurons().cloned() else {
-            return Ok(nothing(NAME, "no plan has the neurons: run `aios profile` first"));
+            let reason = match function.has_true_zeros() {
+                true => "no plan has the neurons: run `aios profile` first".to_owned(),
+                false => {
+                    format!("the activation is {}, which has no true zeros", function.name())
+                }
+            };
+            return Ok(nothing(NAME, reason));
         };
         let mut on = self.off()?;
         let limits = neurons.limits();
@@ -351,6 +349,31 @@ impl Bench<'_, '_> {
             of_ten(limits.up_of_ten)
         );
         self.exact(NAME, setting, on)
+    }
+
+    fn threshold(&mut self, windows: Option<&Windows>) -> Result<Lever, LeverError> {
+        const NAME: &str = "FFN threshold";
+        let Some(thresholds) = self.model.ffn_thresholds().cloned() else {
+            let reason = "no plan has thresholds: `aios profile --quality balanced` looks for some";
+            return Ok(nothing(NAME, reason));
+        };
+        let mut on = self.off()?;
+        on.cut_by(Some(Arc::clone(&thresholds)));
+        on.skip_zeros_by(self.model.ffn_neurons().cloned());
+        let (off, on, unknown) = self.compare(NAME, on, false)?;
+        let scored = match windows {
+            Some(windows) => {
+                let exact = self.scored_options(windows);
+                let mut other = self.plain(exact.clone())?;
+                other.cut_by(Some(thresholds));
+                let base = self.plain(exact)?;
+                measure::scores(base, vec![other], windows, self.progress)?.pop()
+            }
+            None => None,
+        };
+        let quality = scored.unwrap_or(unknown);
+        let setting = "as the plan says".to_owned();
+        Ok(Lever { name: NAME, setting, finding: Finding::Measured { off, on, quality } })
     }
 
     fn aliasing(&mut self) -> Result<Lever, LeverError> {
@@ -388,16 +411,21 @@ impl Bench<'_, '_> {
         Ok(levers)
     }
 
-    /// How far results are from those without tiers, in exact arithmetic: in int8 a change of any
-    /// size rounds differently from there on.
-    fn tier_scores(&mut self, windows: &Windows) -> Result<Vec<Quality>, LeverError> {
-        let exact = ExecutorOptions {
+    /// How results are compared with those without a lever: in exact arithmetic, since in int8 a
+    /// change of any size rounds differently from there on.
+    fn scored_options(&self, windows: &Windows) -> ExecutorOptions {
+        ExecutorOptions {
             context: windows.window(),
             cache_k: CacheType::F16,
             cache_v: CacheType::F16,
             exact: true,
             ..self.options.clone()
-        };
+        }
+    }
+
+    /// How far results are from those without tiers.
+    fn tier_scores(&mut self, windows: &Windows) -> Result<Vec<Quality>, LeverError> {
+        let exact = self.scored_options(windows);
         let start = |kv_tiers| self.plain(ExecutorOptions { kv_tiers, ..exact.clone() });
         let others = TIERS.map(start).into_iter().collect::<Result<_, _>>()?;
         let base = start(KvTiering::Off)?;

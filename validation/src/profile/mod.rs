@@ -9,12 +9,13 @@ mod neurons;
 mod render;
 #[cfg(test)]
 mod tests;
+mod thresholds;
 
 use crate::headroom::{HeadroomError, tokenise};
 use crate::prompts::{Prompt, Prompts};
 use aios_engine::tokenizer::TokenizerError;
 use aios_engine::{AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model};
-use aios_kernels::{NotFinite, NotFiniteScale};
+use aios_kernels::{NotFinite, NotFiniteScale, SketchShape};
 use aios_residency::plan::{
     Hardware, Manifest, PlanError, SCHEMA, ScreenReport, Source, Table, TableEntry, hex,
     write_manifest,
@@ -40,7 +41,7 @@ pub struct ProfileOptions {
     pub continued: usize,
     /// Tokens that each is continued by.
     pub generate: usize,
-    /// What the plan may cost. Nothing that it holds so far costs anything.
+    /// What the plan may cost; what is exact costs nothing.
     pub quality: Quality,
     /// Last-level cache that the plan is made for.
     pub llc_bytes: Option<u64>,
@@ -129,6 +130,9 @@ pub enum ProfileError {
     /// What was written is not taken.
     #[error(transparent)]
     Adopt(#[from] AdoptError),
+    /// The tensors could not be looked at.
+    #[error(transparent)]
+    Tensors(Box<HeadroomError>),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -202,28 +206,50 @@ pub fn run(
     let mapped = Table::open(folder, &table)?;
     let screen = HeadScreen::new(model.head().0, shape, mapped, POSITIONS_MOST)?;
     let measured = measure::measure(&mut executor, Arc::new(screen), &held, plan, progress)?;
+    let along = directions::along(&others, &directions);
+    let screen = screened(model, shape, measured, (fitted.rows(), along));
+    let texts = (&*fitting, &*held);
+    let target = (plan.quality, folder);
+    let made = thresholds::profile(model, executor.options(), texts, target, progress)?;
+    let (entry, threshold) = match made {
+        Some(thresholds::Made { entry, report, thresholds }) => {
+            executor.cut_by(thresholds);
+            (entry, Some(report))
+        }
+        None => (None, None),
+    };
+    let (neurons, ffn) = match neurons::profile(&mut executor, &held, plan, folder, progress)? {
+        Some((table, report)) => (Some(table), Some(report)),
+        None => (None, None),
+    };
+    let tables = std::iter::once(table).chain(neurons).chain(entry).collect();
+    let manifest = Manifest { ffn, threshold, ..manifest(model, plan, tables, screen)? };
+    write_manifest(folder, &manifest)?;
+    Ok(manifest)
+}
+
+/// What was measured of the screen, whose directions were fitted on so many positions and hold so
+/// much of the states of others.
+fn screened(
+    model: &Model,
+    shape: SketchShape,
+    measured: measure::Measured,
+    (fitted_positions, along): (usize, f64),
+) -> ScreenReport {
     let named = |(group, bytes): (aios_contract::RoleGroup, u64)| (group.name().to_owned(), bytes);
-    let screen = ScreenReport {
+    ScreenReport {
         pays: measured.positions_most > 0,
         positions_most: measured.positions_most.max(1),
         bytes_per_token: model.bytes_per_token().into_iter().map(named).collect(),
         head_bytes: model.head().1.len() as u64,
         base_bytes: (shape.front_bytes() + shape.panels_bytes()) as u64,
         refined_bytes: (shape.rows * shape.refined_bytes()) as u64,
-        fitted_positions: fitted.rows(),
-        along: directions::along(&others, &directions),
+        fitted_positions,
+        along,
         greedy: measured.greedy,
         top_40: measured.top_40,
         times: measured.times,
-    };
-    let (neurons, ffn) = match neurons::profile(&mut executor, &held, plan, folder, progress)? {
-        Some((table, report)) => (Some(table), Some(report)),
-        None => (None, None),
-    };
-    let tables = std::iter::once(table).chain(neurons).collect();
-    let manifest = Manifest { ffn, ..manifest(model, plan, tables, screen)? };
-    write_manifest(folder, &manifest)?;
-    Ok(manifest)
+    }
 }
 
 /// The manifest of a plan that holds `tables`.
@@ -245,6 +271,7 @@ fn manifest(
         tables,
         screen,
         ffn: None,
+        threshold: None,
     })
 }
 

@@ -26,8 +26,8 @@ const LIMITS: [ZeroLimits; 5] = [
 /// Without a table, and with each limit.
 const WAYS: usize = LIMITS.len() + 1;
 
-/// Makes and measures the table, if the model's neurons have true zeros and a layer can be stored
-/// neuron by neuron.
+/// Makes and measures the table, if the model's neurons have true zeros or the executor makes some,
+/// and a layer can be stored neuron by neuron.
 pub(super) fn profile(
     executor: &mut Executor,
     texts: &[&[u32]],
@@ -36,7 +36,7 @@ pub(super) fn profile(
     progress: &mut Progress<'_>,
 ) -> Result<Option<(TableEntry, FfnReport)>, ProfileError> {
     let model = Arc::clone(executor.model());
-    if !model.config().ffn.activation.has_true_zeros() {
+    if !model.config().ffn.activation.has_true_zeros() && executor.thresholds().is_none() {
         return Ok(None);
     }
     let Some(entry) = write(&model, executor.options().threads, folder, progress)? else {

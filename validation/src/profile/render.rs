@@ -1,7 +1,7 @@
 //! A plan as a person reads it: what a token reads before and after, what lives where, and what was
 //! measured.
 
-use aios_residency::plan::{FfnReport, Manifest, Quality, Screened};
+use aios_residency::plan::{FfnReport, Manifest, Quality, Screened, ThresholdReport};
 use std::fmt::Write;
 
 const HEAD: &str = "head";
@@ -46,9 +46,9 @@ pub fn markdown(manifest: &Manifest) -> String {
         out.push('\n');
     };
     line(format!(
-        "Quality {}: nothing in this plan changes a bit of any result. Weights of a token decoded \
-         greedily, counted:\n",
-        quality(manifest.quality)
+        "Quality {}: {}. Weights of a token decoded greedily, counted:\n",
+        quality(manifest.quality),
+        changes(manifest)
     ));
     line("| group | MB, whole | MB, with the plan | where |".to_owned());
     line("|---|---:|---:|---|".to_owned());
@@ -89,8 +89,11 @@ pub fn markdown(manifest: &Manifest) -> String {
         ));
     }
     line(format!("\n{}", verdict(manifest)));
+    if let Some(threshold) = &manifest.threshold {
+        line(format!("\n{}", thresholds(threshold, manifest.quality)));
+    }
     if let Some(ffn) = &manifest.ffn {
-        line(format!("\n{}", neurons(ffn)));
+        line(format!("\n{}", neurons(ffn, manifest.threshold_in_force().is_some())));
     }
     out
 }
@@ -132,7 +135,7 @@ fn verdict(manifest: &Manifest) -> String {
 }
 
 /// What skipping zero neurons comes to.
-fn neurons(ffn: &FfnReport) -> String {
+fn neurons(ffn: &FfnReport, cut: bool) -> String {
     format!(
         "Neurons: {:.1} % are zero once quantised. Skipping them, a token reads {:.3} of {:.3} MB \
          of feed-forward weights and takes {:.3} ms instead of {:.3} (medians of {} tokens, all \
@@ -143,12 +146,63 @@ fn neurons(ffn: &FfnReport) -> String {
         ffn.skipped_ms,
         ffn.whole_ms,
         ffn.tokens,
-        if ffn.pays {
-            "zero neurons are skipped in passes of one token"
-        } else {
-            "that saves no time here, so it stays off (--zeros on uses it all the same)"
+        match (ffn.pays, cut) {
+            (true, false) => "zero neurons are skipped in passes of one token",
+            (true, true) =>
+                "the thresholds hold, and what is zero is skipped in passes of one token",
+            (false, false) => {
+                "that saves no time here, so it stays off (--zeros on uses it all the same)"
+            }
+            (false, true) => {
+                "that saves no time here, so the thresholds do not hold (--threshold on has them \
+                 all the same)"
+            }
         }
     )
+}
+
+/// Whether the plan changes results.
+fn changes(manifest: &Manifest) -> String {
+    let pays = manifest.ffn.as_ref().is_some_and(|ffn| ffn.pays);
+    match manifest.threshold_in_force().filter(|_| pays) {
+        None => "nothing in this plan changes a bit of any result".to_owned(),
+        Some(point) => format!(
+            "results change, the perplexity to {:.4} of what it was, by a KL of {:.5}",
+            point.perplexity_ratio, point.kl
+        ),
+    }
+}
+
+/// What leaving neurons out costs.
+fn thresholds(report: &ThresholdReport, name: Quality) -> String {
+    let mut out = format!(
+        "Neurons below a threshold, left out; {} positions that chose nothing, exact arithmetic, \
+         perplexity {:.3} without; within {:.1} % of perplexity and as much KL:\n\n\
+         | left out | KL, nats | ± | perplexity, ratio | ± | |\n|---:|---:|---:|---:|---:|---|\n",
+        report.positions,
+        report.base_perplexity,
+        100.0 * name.budget()
+    );
+    for (i, point) in report.tried.iter().enumerate() {
+        let verdict = match (report.chosen == Some(i), point.is_within(name)) {
+            (true, _) => "**chosen**",
+            (false, true) => "within",
+            (false, false) => "too much",
+        };
+        let _ = writeln!(
+            out,
+            "| {:.0} % | {:.5} | {:.5} | {:.4} | {:.4} | {verdict} |",
+            100.0 * point.target,
+            point.kl,
+            point.kl_standard_error,
+            point.perplexity_ratio,
+            point.perplexity_ratio_standard_error
+        );
+    }
+    if report.chosen.is_none() {
+        out += "\nNone is within the budget, so that none is left out.\n";
+    }
+    out
 }
 
 /// Two bars: a token's bytes by group, without the plan and with it.

@@ -1,6 +1,8 @@
 //! Plans of micro models: what they screen is what the whole head says, to the bit, also where
 //! activations and rows are made to mislead.
 
+mod thresholds;
+
 use super::*;
 use crate::synth::{Recipe, Shape};
 use aios_contract::ActivationFn;

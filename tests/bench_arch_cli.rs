@@ -18,7 +18,8 @@ const LABELS: &str = r#"{"id": "t", "text": "Hello, how are you today?", "tier":
 
 const PAPER: &str = "# Paper\n\nOn [MODEL_NOTE].\n\n## Routing\n\n\
 | Family | Trivial | Moderate |\n|---|---|---|\n\
-| LLaMA | [AUTO-GENERATED] | [AUTO-GENERATED] |\n| Gemma | [AUTO-GENERATED] | [AUTO-GENERATED] |\n\n\
+| LLaMA | [AUTO-GENERATED] | [AUTO-GENERATED] |\n\
+| Gemma | [AUTO-GENERATED] | [AUTO-GENERATED] |\n\n\
 ## Latency\n\n| Layer | Backend | LLaMA | Gemma |\n|---|---|---|---|\n\
 | Luna | CARMA | [AUTO-GENERATED] | [AUTO-GENERATED] |\n\
 | Basic | Simple_RAG | [AUTO-GENERATED] | [AUTO-GENERATED] |\n";

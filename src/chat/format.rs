@@ -1,6 +1,6 @@
 //! The format of a conversation: the model's own template, or another that was chosen.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
@@ -63,13 +63,13 @@ fn digest(text: &str) -> String {
 
 /// The text of a file, of which no more is read than a template may have.
 fn read(path: &Path) -> anyhow::Result<String> {
-    anyhow::ensure!(!path.is_dir(), "{} is a folder", path.display());
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let unreadable = || format!("cannot read {}", path.display());
+    // Opening a pipe would wait for a writer, so the kind is looked at first.
+    let is_file = fs::metadata(path).with_context(unreadable)?.is_file();
+    anyhow::ensure!(is_file, "{} is not a regular file", path.display());
     let mut text = String::new();
-    let most = SOURCE_MAX as u64 + 1;
-    file.take(most)
-        .read_to_string(&mut text)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let mut file = File::open(path).with_context(unreadable)?.take(SOURCE_MAX as u64 + 1);
+    file.read_to_string(&mut text).with_context(unreadable)?;
     Ok(text)
 }
 
@@ -89,9 +89,8 @@ mod tests {
         }
         let said = |path: &Path| format!("{:#}", Format::chosen(path).unwrap_err());
         let error = said(Path::new("gemme"));
-        assert!(error.contains("\"gemme\"") || error.contains("gemme: built in"), "{error}");
-        assert!(error.contains("chatml, gemma, llama3, phi3"), "{error}");
-        assert!(said(folder.path()).contains("is a folder"));
+        assert!(error.contains("gemme: built in are chatml, gemma, llama3, phi3"), "{error}");
+        assert!(said(folder.path()).contains("is not a regular file"));
         std::fs::write(&path, "{% if %}").unwrap();
         assert!(said(&path).contains("not valid at line 1"), "{}", said(&path));
         std::fs::write(&path, [0xff, 0xfe]).unwrap();

@@ -115,6 +115,19 @@ impl WeightArgs {
         Self { screen, zeros, threshold, ..self.clone() }.load(path, false, interrupt)
     }
 
+    /// As [`Self::load`], without thresholds: what judges a model must see the model.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_unchanged(
+        &self,
+        path: &Path,
+        exact: bool,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Arc<Model>> {
+        Self { threshold: ScreenMode::Off, ..self.clone() }.load(path, exact, interrupt)
+    }
+
     const fn modes(&self) -> [ScreenMode; 3] {
         [self.screen, self.zeros, self.threshold]
     }

@@ -62,12 +62,12 @@ pub struct Manifest {
     pub threshold: Option<ThresholdReport>,
 }
 
-/// What leaving neurons out costs, on texts that chose no threshold. Both runs are exact, so that
-/// nothing else differs.
+/// What leaving neurons out costs, on texts that fitted no threshold but chose among these parts.
+/// Both runs are exact, so that nothing else differs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ThresholdReport {
-    /// Every part of the neurons that was tried, by ascending size; the last may miss the budget.
+    /// Every part of the neurons that was tried, by ascending size, also beyond the budget.
     pub tried: Vec<ThresholdPoint>,
     /// Which of them is in force; `None` if none is within the budget.
     pub chosen: Option<usize>,

@@ -176,7 +176,7 @@ fn changes(manifest: &Manifest) -> String {
 /// What leaving neurons out costs.
 fn thresholds(report: &ThresholdReport, name: Quality) -> String {
     let mut out = format!(
-        "Neurons below a threshold, left out; {} positions that chose nothing, exact arithmetic, \
+        "Neurons below a threshold, left out; {} positions that fitted none, exact arithmetic, \
          perplexity {:.3} without; within {:.1} % of perplexity and as much KL:\n\n\
          | left out | KL, nats | ± | perplexity, ratio | ± | |\n|---:|---:|---:|---:|---:|---|\n",
         report.positions,

@@ -32,7 +32,7 @@ pub use encoder::{
 };
 pub use error::EngineError;
 pub use forward::{
-    Chooser, Executor, ExecutorOptions, Judge, Scores, ScreenStats, Sink, StateDigest, Want,
+    Chooser, Executor, ExecutorOptions, Judge, Kept, Scores, ScreenStats, Sink, StateDigest, Want,
     ZeroStats,
 };
 pub use meter::{Inner, Observer};

@@ -84,6 +84,8 @@ pub(crate) fn longest_input(config: &ModelConfig) -> usize {
 pub(crate) struct Memory {
     resident: Resident,
     exact: bool,
+    /// For each matrix, by its number, whether it is read past the caches; empty if none is.
+    past: Vec<bool>,
     /// Results of a part for several tokens, \[n\]\[rows of the part\].
     staging: Vec<f32>,
     /// What lost the present pass. What is left of the pass computes nothing, so that kernels and
@@ -149,8 +151,8 @@ impl Memory {
         };
         let staging = Vec::with_capacity(resident.longest_part() * batch);
         let isa = options.isa.description();
-        let (exact, failed, disk_known) = (options.exact, None, 0);
-        Ok((Self { resident, exact, staging, failed, disk_known, isa }, batch))
+        let (exact, failed, disk_known, past) = (options.exact, None, 0, Vec::new());
+        Ok((Self { resident, exact, past, staging, failed, disk_known, isa }, batch))
     }
 
     /// A pass of `tokens` tokens begins; the head is read for `logits` positions.
@@ -216,7 +218,13 @@ impl Memory {
         tensor: &Tensor,
     ) -> Option<Matrix<'a>> {
         let bytes = self.resident.whole(blocks, tensor.number)?;
-        Some(tensor.part(self.exact, &(0..bytes.len()), bytes).1)
+        let past = self.past.get(tensor.number).copied().unwrap_or(false);
+        Some(tensor.part(self.exact, &(0..bytes.len()), bytes).1.read_past(past))
+    }
+
+    /// From now on these matrices, by their numbers, are read past the caches.
+    pub(crate) fn read_past(&mut self, past: Vec<bool>) {
+        self.past = past;
     }
 
     /// out = weights · x (+ bias), part by part as they come. A pass that is lost computes nothing.

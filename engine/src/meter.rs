@@ -4,7 +4,7 @@
 use crate::cache::KvCache;
 use crate::model::NormWeights;
 use aios_contract::TensorName;
-use aios_kernels::{BLOCK, KvLayer, KvTier, KvTiers};
+use aios_kernels::{BLOCK, KvLayer, KvTier, KvTiers, Matrix};
 use aios_residency::{Access, Data, Ledger, PartBytes, Phase, TierBytes};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -88,6 +88,13 @@ impl Meter {
     pub(crate) fn weights<T>(&mut self, name: TensorName, bytes: usize, memory: &[T]) {
         self.ledger.read(name, bytes);
         self.observe(|| Access::read(Data::Weights(name), memory));
+    }
+
+    /// As [`Self::weights`], of `bytes` bytes of a matrix, for `n` tokens.
+    pub(crate) fn matrix(&mut self, name: TensorName, bytes: usize, weights: Matrix<'_>, n: usize) {
+        self.ledger.read(name, bytes);
+        let past = weights.is_read_past(n);
+        self.observe(|| Access { past, ..Access::read(Data::Weights(name), weights.bytes()) });
     }
 
     /// As [`Self::weights`], of a part that may have come from the disk.

@@ -133,6 +133,11 @@ impl Session {
 
     /// Answers are drafted from now on, or no longer. It changes their speed, not their tokens.
     pub fn speculate(&mut self, speculation: Option<Speculation>) {
+        if let Some(room) = self.executor.model().keep_room() {
+            // A draft model makes several passes in one of its target's.
+            let drafters = speculation.as_ref().map_or(0, Speculation::kept_bytes);
+            self.executor.keep_in_cache(Some(room.saturating_sub(drafters)));
+        }
         self.speculation = speculation;
     }
 

@@ -129,8 +129,14 @@ impl Isa {
 
     /// How far ahead of their use products with one or two activation rows ask for weights, in
     /// bytes; 0 if they do not.
-    pub(crate) const fn ahead(self) -> usize {
+    pub const fn ahead(self) -> usize {
         self.ahead
+    }
+
+    /// The same, asking for weights so many bytes ahead of their use.
+    #[must_use]
+    pub const fn with_ahead(self, bytes: usize) -> Self {
+        Self { ahead: bytes, ..self }
     }
 
     /// The instruction set `name`.

@@ -28,7 +28,7 @@ mod tiles;
 pub use gather::dot_rows;
 pub use inner::{Inner, inner};
 
-use crate::act::{QuantRows, ScaleBlock};
+use crate::act::{QuantRows, ScaleBlock, TILED};
 use crate::format::{self, Float, Format32, Format256, Visitor};
 use crate::isa::{Isa, Op};
 use crate::layers::add;
@@ -67,6 +67,8 @@ pub struct Matrix<'a> {
     cols: usize,
     bytes: &'a [u8],
     layout: Layout,
+    /// Whether products of few activation rows read it past the caches.
+    past: bool,
 }
 
 /// A matrix whose bytes do not fit its shape.
@@ -98,7 +100,7 @@ impl<'a> Matrix<'a> {
         if cols == 0 || needed != Some(bytes.len()) {
             return Err(MatrixError { dtype, rows, cols, bytes: bytes.len() });
         }
-        Ok(Self { dtype, rows, cols, bytes, layout: Layout::Rows })
+        Ok(Self { dtype, rows, cols, bytes, layout: Layout::Rows, past: false })
     }
 
     /// A matrix over `bytes`, panel after panel as [`crate::pack`] makes them.
@@ -114,7 +116,19 @@ impl<'a> Matrix<'a> {
         if cols == 0 || packed_bytes(dtype, rows, cols) != Some(bytes.len()) {
             return Err(MatrixError { dtype, rows, cols, bytes: bytes.len() });
         }
-        Ok(Self { dtype, rows, cols, bytes, layout: Layout::Panels })
+        Ok(Self { dtype, rows, cols, bytes, layout: Layout::Panels, past: false })
+    }
+
+    /// The same, to be read past the caches or not: where few activation rows are multiplied with
+    /// panels, these are asked for non-temporally, so that what else the caches hold may stay.
+    #[must_use]
+    pub const fn read_past(self, past: bool) -> Self {
+        Self { past, ..self }
+    }
+
+    /// Whether a product with `n` activation rows reads it past the caches.
+    pub const fn is_read_past(&self, n: usize) -> bool {
+        self.past && n < TILED && matches!(self.layout, Layout::Panels)
     }
 
     /// Its dtype.

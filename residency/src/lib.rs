@@ -7,6 +7,7 @@
 
 mod budget;
 mod disk;
+mod keep;
 mod ladder;
 mod ledger;
 mod mapping;
@@ -26,6 +27,7 @@ mod trace;
 
 pub use budget::{available_bytes, parse_bytes};
 pub use disk::DiskError;
+pub use keep::keep;
 pub use ladder::{Ladder, Step};
 pub use ledger::{Ledger, Phase, PhaseBytes, RoleBytes, TierBytes};
 pub use mapping::{MapError, Mapping};

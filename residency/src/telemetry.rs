@@ -27,6 +27,10 @@ pub struct ResidencyStats {
     pub warm_bytes: u64,
     /// Weights that are read from disk in every pass.
     pub stream_bytes: u64,
+    /// Weights that are kept in the last-level cache (SPEC D21).
+    pub kept_bytes: u64,
+    /// Weights that are read past it so that those can stay.
+    pub past_bytes: u64,
     /// Tokens that went through the model.
     pub tokens: u64,
     /// Passes over the weights.

@@ -33,13 +33,15 @@ pub struct Access {
     pub write: bool,
     /// Whether a disk has written it since it was last read, so that no cache holds it.
     pub fresh: bool,
+    /// Whether it is read past the caches, leaving nothing of it behind.
+    pub past: bool,
 }
 
 impl Access {
     /// Reading `memory`.
     pub fn read<T>(data: Data, memory: &[T]) -> Self {
         let start = memory.as_ptr().addr();
-        Self { data, start, bytes: size_of_val(memory), write: false, fresh: false }
+        Self { data, start, bytes: size_of_val(memory), write: false, fresh: false, past: false }
     }
 
     /// Writing `memory`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aios_engine::{AdoptError, Model, RepackError, ZeroLimits};
-use aios_residency::plan::{Plan, PlanError};
+use aios_residency::plan::{Manifest, Plan, PlanError};
 use clap::{Args, ValueEnum};
 
 use super::plan::{hardware, plan_folder};
@@ -42,6 +42,11 @@ pub struct WeightArgs {
     /// results, by what the plan says.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
     pub threshold: ScreenMode,
+    /// Whether some weights are kept in the processor's last-level cache and the others read past
+    /// it, by a plan for a cache that is smaller than the model: auto where the profiler found that
+    /// it saves time. Results are the same.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
+    pub keep: ScreenMode,
 }
 
 /// When a part of a plan is followed.
@@ -83,7 +88,8 @@ impl WeightArgs {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
         let modes = self.modes();
-        for (option, mode) in ["--screen", "--zeros", "--threshold"].into_iter().zip(modes) {
+        let options = ["--screen", "--zeros", "--threshold", "--keep"];
+        for (option, mode) in options.into_iter().zip(modes) {
             if self.no_plan && mode == ScreenMode::On {
                 let what = format!("{option} on follows a plan, which --no-plan does not look for");
                 return Err(Usage(what).into());
@@ -111,8 +117,8 @@ impl WeightArgs {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
         let always = |mode| if mode == ScreenMode::Auto { ScreenMode::Always } else { mode };
-        let [screen, zeros, threshold] = self.modes().map(always);
-        Self { screen, zeros, threshold, ..self.clone() }.load(path, false, interrupt)
+        let [screen, zeros, threshold, keep] = self.modes().map(always);
+        Self { screen, zeros, threshold, keep, ..self.clone() }.load(path, false, interrupt)
     }
 
     /// As [`Self::load`], without thresholds: what judges a model must see the model.
@@ -128,8 +134,8 @@ impl WeightArgs {
         Self { threshold: ScreenMode::Off, ..self.clone() }.load(path, exact, interrupt)
     }
 
-    const fn modes(&self) -> [ScreenMode; 3] {
-        [self.screen, self.zeros, self.threshold]
+    const fn modes(&self) -> [ScreenMode; 4] {
+        [self.screen, self.zeros, self.threshold, self.keep]
     }
 
     /// Follows the model's plan, if there is one.
@@ -155,6 +161,7 @@ impl WeightArgs {
         if let Err(error) = self.follow_neurons(model, &mut plan) {
             return refused(&error);
         }
+        self.follow_caches(model, &plan.manifest);
         let screen = &plan.manifest.screen;
         if !self.screen.follows(screen.pays) {
             return tracing::info!("the head is not screened: it saves no time here, or is off");
@@ -171,6 +178,32 @@ impl WeightArgs {
                 megabytes(head),
             )),
             Err(error) => refused(&error),
+        }
+    }
+
+    /// Follows what a plan says of the last-level cache and of how early weights are asked for.
+    fn follow_caches(&self, model: &Model, manifest: &Manifest) {
+        let terminal = Terminal::new();
+        match &manifest.keep {
+            Some(keep) if self.keep.follows(keep.pays) => {
+                model.adopt_keep(keep.room);
+                terminal.notice(&format!(
+                    "following the plan: {:.1} MB of weights stay in the last-level cache, {:.1} \
+                     MB are read past it, same results (--keep off does without)",
+                    megabytes(keep.kept_bytes),
+                    megabytes(keep.past_bytes),
+                ));
+            }
+            Some(_) => tracing::info!("no weights are kept in the cache: no time saved, or off"),
+            None if self.keep == ScreenMode::On => terminal.notice(
+                "no weights are kept in the cache: the plan is for one that holds them all; \
+                 `aios profile --llc BYTES` makes one for a smaller cache",
+            ),
+            None => {}
+        }
+        if let Some(prefetch) = manifest.prefetch.filter(|found| found.ahead != found.usual) {
+            model.adopt_ahead(prefetch.ahead);
+            tracing::info!("weights are asked for {} bytes ahead of use", prefetch.ahead);
         }
     }
 

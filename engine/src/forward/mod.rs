@@ -3,6 +3,7 @@
 mod attention;
 mod feed_forward;
 mod head;
+mod keep;
 mod project;
 mod screen;
 mod trace;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use trace::Trace;
 use zeros::Zeroing;
 
+pub use keep::Kept;
 pub use screen::{Chooser, Scores, ScreenStats};
 pub use trace::StateDigest;
 pub use zeros::ZeroStats;
@@ -104,6 +106,8 @@ pub struct Executor {
     zeroing: Zeroing,
     /// Below what neurons are left out.
     thresholds: Option<Arc<FfnThresholds>>,
+    /// What stays in the last-level cache.
+    kept: Option<Kept>,
     trace: Option<Trace>,
     len: usize,
 }
@@ -174,7 +178,7 @@ impl Executor {
         let need = Need::new(&model, cache.bytes(), scratch.bytes());
         let (memory, batch) = Memory::new(&model, &options, need)?;
         let context = Context {
-            isa: options.isa,
+            isa: model.tuned(options.isa),
             pool,
             pool_batch,
             single: false,
@@ -191,7 +195,7 @@ impl Executor {
         let screening = Screening::new(model.head_screen().cloned());
         let zeroing = Zeroing::new(model.ffn_neurons().cloned());
         let thresholds = model.ffn_thresholds().cloned();
-        Ok(Self {
+        let mut executor = Self {
             model,
             options,
             context,
@@ -201,9 +205,12 @@ impl Executor {
             screening,
             zeroing,
             thresholds,
+            kept: None,
             trace: None,
             len: 0,
-        })
+        };
+        executor.keep_in_cache(executor.model.keep_room());
+        Ok(executor)
     }
 
     /// The model.
@@ -256,7 +263,10 @@ impl Executor {
 
     /// Where the weights live, and what passes have read of them.
     pub fn residency(&self) -> ResidencyStats {
-        self.context.memory.stats()
+        let stats = self.context.memory.stats();
+        let of = |of: fn(Kept) -> u64| self.kept.map_or(0, of);
+        let (kept_bytes, past_bytes) = (of(|kept| kept.kept_bytes), of(|kept| kept.past_bytes));
+        ResidencyStats { kept_bytes, past_bytes, ..stats }
     }
 
     /// The pointer table of the weights, for a last-level cache of so many bytes.

@@ -334,7 +334,7 @@ impl<'a> Entry<'a> {
         let early = self.early_bias();
         let Self { tensor, bias, out, .. } = self;
         let name = blocks.block(tensor.id).name;
-        meter.weights(name, tensor.bytes(), weights.bytes());
+        meter.matrix(name, tensor.bytes(), weights, out.len() / tensor.rows.max(1));
         if let Some(bias) = bias {
             meter.weights(name, size_of_val(*bias), bias);
         }

@@ -164,6 +164,12 @@ impl Executor {
         self.screening.screen.is_some() && able && !softcap
     }
 
+    /// Bytes of the sketch that every pass reads whose head is screened.
+    pub(super) fn sketch_bytes(&self) -> Option<u64> {
+        let screen = self.screening.screen.as_ref().filter(|_| self.screens_head());
+        screen.map(|screen| screen.base().len() as u64)
+    }
+
     /// What screening came to since the counts were set back.
     pub const fn screen_stats(&self) -> ScreenStats {
         self.screening.stats

@@ -169,6 +169,8 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
         screen: OnceLock::new(),
         neurons: OnceLock::new(),
         thresholds: OnceLock::new(),
+        keep: OnceLock::new(),
+        ahead: OnceLock::new(),
     })
 }
 

@@ -8,6 +8,7 @@ mod repack;
 mod screen;
 mod share;
 mod thresholds;
+mod tuning;
 mod weights;
 
 pub use alias::AliasError;
@@ -49,6 +50,10 @@ pub struct Model {
     neurons: OnceLock<Arc<FfnNeurons>>,
     /// Below what its neurons are left out, once it has adopted a plan that says so.
     thresholds: OnceLock<Arc<FfnThresholds>>,
+    /// Bytes that its passes keep in the last-level cache, once it has adopted a plan that says so.
+    keep: OnceLock<u64>,
+    /// How far ahead of use weights are asked for, once it has adopted a plan that says so.
+    ahead: OnceLock<usize>,
 }
 
 impl Model {

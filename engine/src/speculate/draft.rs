@@ -188,6 +188,10 @@ impl Drafter for DraftModel {
     fn forget_bytes(&mut self) {
         self.executor.reset_ledger();
     }
+
+    fn kept_bytes(&self) -> u64 {
+        self.executor.kept().map_or(0, |kept| kept.kept_bytes)
+    }
 }
 
 /// The softmax of `logits` at `token`.

@@ -103,6 +103,11 @@ pub trait Drafter: Debug + Send {
 
     /// Counts bytes from zero.
     fn forget_bytes(&mut self) {}
+
+    /// Bytes of its own that it keeps in the last-level cache.
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// How many tokens are drafted at a time.
@@ -203,6 +208,11 @@ impl Speculation {
     /// Bytes that the drafters have read since the answer began.
     pub fn bytes(&self) -> Vec<PhaseBytes> {
         self.entries.iter().filter_map(|entry| entry.drafter.bytes()).collect()
+    }
+
+    /// Bytes of their own that the drafters keep in the last-level cache.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.drafter.kept_bytes()).sum()
     }
 
     fn reset_stats(&mut self) {

@@ -13,12 +13,12 @@
 //!    cannot overflow, and for many columns weights are unpacked once into memory, because there
 //!    are not registers enough for more than four columns.
 
-use super::Piece;
 use super::lanes::{add_weights, additions, float, half};
+use super::{MANY, Piece};
 use crate::act::{Group, QuantRows, b32, b256};
 use crate::format::{self, Format32, Format256};
 use crate::panel::PANEL_ROWS;
-use crate::simd::{F32s, LANES, Simd, prefetch_second};
+use crate::simd::{F32s, LANES, Simd, prefetch_past, prefetch_second};
 
 /// Weight bytes that pass over a group of columns before the next group comes, for few columns
 /// and for many.
@@ -26,8 +26,8 @@ const FEW_BYTES: usize = 24 << 10;
 const MANY_BYTES: usize = 192 << 10;
 /// How far ahead of their use weights are asked for, in bytes.
 const AHEAD: usize = 4608;
-/// From this many columns on there are many.
-const MANY: usize = 17;
+/// As [`AHEAD`], of weights that are read past the caches where others are not asked for.
+const AHEAD_PAST: usize = 2048;
 
 /// The binary logarithm of what the unpacked bytes exceed the weights by, as far as sums count
 /// it; 0 if that is nothing.
@@ -78,6 +78,20 @@ struct Weights<'a, P> {
     unpacked: &'a [[u8; 64]],
     /// Unless this is 0, the memory that lies so many bytes behind what is read is asked for.
     ahead: usize,
+    /// Whether what is asked for is to go past the caches.
+    past: bool,
+}
+
+impl<P> Weights<'_, P> {
+    /// Asks for memory, `block` being what is about to be read.
+    #[inline(always)]
+    fn ask(&self, block: &P) {
+        match (self.ahead, self.past) {
+            (0, _) => {}
+            (ahead, false) => prefetch_second(block, ahead),
+            (ahead, true) => prefetch_past(block, ahead),
+        }
+    }
 }
 
 /// Products of a piece that is `bytes` of panels; `scratch` has the size of [`scratch_len`].
@@ -162,8 +176,10 @@ fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
 ) {
     // One or two columns leave most processors' own prefetching time to keep up, and the columns
     // after the first ones find the panel in the cache.
+    let past = to.piece.job.weights.is_read_past(to.piece.input.rows());
     let ahead = match group.first {
         0 if C >= 3 => AHEAD,
+        0 if past => to.piece.isa.ahead().max(AHEAD_PAST),
         0 => to.piece.isa.ahead(),
         _ => 0,
     };
@@ -171,7 +187,7 @@ fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
     let mut lanes: F32s = [0.0; LANES];
     for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {
         let unpacked = if UNPACKED { &to.unpacked[p * words..(p + 1) * words] } else { &[] };
-        let weights = Weights { panel: format::blocks(panel), unpacked, ahead };
+        let weights = Weights { panel: format::blocks(panel), unpacked, ahead, past };
         let sums = M::multiply::<S, C, UNPACKED>(simd, weights, group.tiles);
         let row = to.row + p * PANEL_ROWS;
         let rows = PANEL_ROWS.min(to.piece.rows - row);
@@ -220,13 +236,11 @@ impl<F: Format32> Multiply for Blocks32<F> {
         weights: Weights<'_, F::Panel>,
         x: &[i32],
     ) -> [S::F; C] {
-        let Weights { panel, unpacked, ahead } = weights;
+        let Weights { panel, unpacked, .. } = weights;
         let mut acc = [simd.splat(0.0); C];
         for (t, (x, panels)) in tiles(x).iter().zip(panel.chunks(8)).enumerate() {
             for (j, panel) in panels.iter().enumerate() {
-                if ahead > 0 {
-                    prefetch_second(panel, ahead);
-                }
+                weights.ask(panel);
                 let block = 8 * t + j;
                 let ready =
                     if UNPACKED { &unpacked.as_chunks::<8>().0[block] } else { &[[0; 64]; 8] };
@@ -320,12 +334,10 @@ impl<F: Format256> Multiply for Blocks256<F> {
         weights: Weights<'_, F::Panel>,
         x: &[i32],
     ) -> [S::F; C] {
-        let Weights { panel, unpacked, ahead } = weights;
+        let Weights { panel, unpacked, .. } = weights;
         let mut acc = [simd.splat(0.0); C];
         for (b, (x, panel)) in tiles(x).iter().zip(panel).enumerate() {
-            if ahead > 0 {
-                prefetch_second(panel, ahead);
-            }
+            weights.ask(panel);
             let scales = F::scales(panel);
             let mut isum = [simd.splat_int(0); C];
             let ready = if UNPACKED { &unpacked.as_chunks::<64>().0[b] } else { &[[0; 64]; 64] };

@@ -222,7 +222,8 @@ fn check(
             let quants = quantized(isa, dtype, x, cols);
             let input = input(dtype, x, cols, quants.as_ref(), exact);
             for pool in pools {
-                for weights in std::iter::once(weights).chain(panels) {
+                let past = panels.map(|panels| panels.read_past(true));
+                for weights in std::iter::once(weights).chain(panels).chain(past) {
                     let found = found(isa, pool, weights, input);
                     assert_same(&expected[..n * rows], &found, &|| {
                         let (threads, layout) = (pool.threads(), weights.layout);

@@ -60,6 +60,55 @@ pub struct Manifest {
     /// What was measured of leaving neurons out below a threshold, where the quality allows that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<ThresholdReport>,
+    /// What was found of keeping some weights in the last-level cache, where it is too small for
+    /// all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<KeepReport>,
+    /// What was found of how early to ask for weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefetch: Option<PrefetchReport>,
+}
+
+/// What was found of keeping some weights in the last-level cache and reading the others past it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepReport {
+    /// Whether it saves time here: what `auto` goes by.
+    pub pays: bool,
+    /// The bytes for which the simulation lets through the least.
+    pub room: u64,
+    /// Bytes of the weights that are kept.
+    pub kept_bytes: u64,
+    /// Bytes of those that are read past the cache.
+    pub past_bytes: u64,
+    /// Simulated DRAM reads of a token without it.
+    pub simulated_plain: f64,
+    /// Those with it.
+    pub simulated_kept: f64,
+    /// Tokens that were decoded with and without, whose logits were all equal.
+    pub tokens: u64,
+    /// The median of a token's time without it, in milliseconds.
+    pub plain_ms: f64,
+    /// That with it.
+    pub kept_ms: f64,
+}
+
+/// What was found of how early to ask for weights, with the instruction set of the plan's machine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefetchReport {
+    /// What is followed, in bytes ahead of use; 0 asks for nothing.
+    pub ahead: usize,
+    /// This program's own choice.
+    pub usual: usize,
+    /// The fastest of what was tried.
+    pub fastest: usize,
+    /// Tokens that were decoded in all ways, whose logits were all equal.
+    pub tokens: u64,
+    /// The median of a token's time with the usual distance, in milliseconds.
+    pub usual_ms: f64,
+    /// That with the fastest.
+    pub fastest_ms: f64,
 }
 
 /// What leaving neurons out costs, on texts that fitted no threshold but chose among these parts.

@@ -8,8 +8,8 @@ mod table;
 mod tests;
 
 pub use manifest::{
-    FfnReport, Hardware, HeadMatrix, Manifest, Quality, SCHEMA, ScreenReport, Screened, Source,
-    TableEntry, ThresholdPoint, ThresholdReport, Times, hex,
+    FfnReport, Hardware, HeadMatrix, KeepReport, Manifest, PrefetchReport, Quality, SCHEMA,
+    ScreenReport, Screened, Source, TableEntry, ThresholdPoint, ThresholdReport, Times, hex,
 };
 pub use table::{NUMBERS, Table, TableKind, TableWriter};
 
@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 const MANIFEST: &str = "manifest.json";
 /// The longest manifest, in bytes.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// The farthest that weights are asked for ahead of their use, in bytes.
+pub const AHEAD_MOST: usize = 1 << 16;
 
 /// Why a plan cannot be used or written.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +161,9 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, PlanError> {
 
 /// Checks what the types cannot say.
 fn check(manifest: &Manifest) -> Result<(), &'static str> {
+    if manifest.prefetch.is_some_and(|prefetch| prefetch.ahead > AHEAD_MOST) {
+        return Err("weights are not asked for so far ahead of their use");
+    }
     let ffn = manifest.ffn.as_ref();
     if ffn.is_some_and(|ffn| ffn.down_of_ten.max(ffn.up_of_ten) > 10) {
         return Err("more than ten tenths of the neurons are a limit");

@@ -30,6 +30,8 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         tables: vec![table],
         ffn: None,
         threshold: None,
+        keep: None,
+        prefetch: None,
         screen: ScreenReport {
             pays: true,
             positions_most: 2,

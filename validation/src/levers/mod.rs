@@ -238,7 +238,7 @@ pub fn run(
     let options = ExecutorOptions { context, kv_tiers, exact: false, ram: None, ..options.clone() };
     let mut bench = Bench { model, options, ids: &ids, plan, progress };
     let mut levers = vec![bench.head()?, bench.zeros()?, bench.threshold(windows.as_ref())?];
-    levers.push(bench.aliasing()?);
+    levers.extend([bench.cache()?, bench.prefetch()?, bench.aliasing()?]);
     levers.extend(bench.tiers(windows.as_ref())?);
     levers.push(bench.streaming()?);
     levers.extend(bench.chunks()?);
@@ -277,6 +277,7 @@ impl Bench<'_, '_> {
         executor.screen(None);
         executor.skip_zeros_by(None);
         executor.cut_by(None);
+        executor.keep_in_cache(None);
         Ok(executor)
     }
 
@@ -374,6 +375,45 @@ impl Bench<'_, '_> {
         let quality = scored.unwrap_or(unknown);
         let setting = "as the plan says".to_owned();
         Ok(Lever { name: NAME, setting, finding: Finding::Measured { off, on, quality } })
+    }
+
+    /// Some weights kept in the last-level cache: as the plan has it, or three quarters of the
+    /// simulated one.
+    fn cache(&mut self) -> Result<Lever, LeverError> {
+        const NAME: &str = "weights kept in the cache";
+        let room = self.model.keep_room().unwrap_or(self.plan.design.shared.bytes() / 4 * 3);
+        let mut on = self.off()?;
+        on.keep_in_cache(Some(room));
+        let Some(kept) = on.kept().filter(|kept| kept.past_bytes > 0) else {
+            let reason = format!("{:.0} MB hold all panels of the weights", room as f64 / 1e6);
+            return Ok(nothing(NAME, reason));
+        };
+        let of = |bytes: u64| bytes as f64 / 1e6;
+        let setting =
+            format!("{:.1} MB kept, {:.1} MB past it", of(kept.kept_bytes), of(kept.past_bytes));
+        self.exact(NAME, setting, on)
+    }
+
+    /// Weights asked for as early as the plan found to be fastest.
+    fn prefetch(&mut self) -> Result<Lever, LeverError> {
+        const NAME: &str = "prefetch distance";
+        let on = self.off()?;
+        let (usual, ahead) = (self.options.isa.ahead(), on.asks_ahead());
+        if ahead == usual {
+            let reason = format!("no plan has found one that is faster than {usual} bytes");
+            return Ok(nothing(NAME, reason));
+        }
+        let mut off = self.off()?;
+        off.ask_ahead(usual);
+        let passes = Passes { ids: self.ids, plan: self.plan };
+        let measured = Pair { off, on }.decode(&passes, NAME, self.progress)?;
+        if !measured.same {
+            return Err(LeverError::Differs { lever: NAME });
+        }
+        let ([off, on], tokens) = (measured.figures, measured.tokens);
+        let finding = Finding::Measured { off, on, quality: Quality::Identical { tokens } };
+        let setting = format!("{usual} → {ahead} bytes");
+        Ok(Lever { name: NAME, setting, finding })
     }
 
     fn aliasing(&mut self) -> Result<Lever, LeverError> {

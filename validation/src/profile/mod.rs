@@ -2,6 +2,7 @@
 //! on this machine, and writes the plan (SPEC D).
 
 mod build;
+mod cache;
 mod directions;
 mod hidden;
 mod measure;
@@ -10,6 +11,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 mod thresholds;
+mod ways;
 
 use crate::headroom::{HeadroomError, tokenise};
 use crate::prompts::{Prompt, Prompts};
@@ -109,6 +111,13 @@ pub enum ProfileError {
          written; please report this"
     )]
     NeuronsDiffer,
+    /// Reading weights past the cache, or asking for them earlier, changed a result, which must
+    /// never be.
+    #[error(
+        "reading weights another way gave other results, so that no plan is written; please \
+         report this"
+    )]
+    CacheDiffers,
     /// What the screen found is not what the whole head says, which must never be.
     #[error(
         "the screened head gave other results than the whole one, so that no plan is written; \
@@ -222,8 +231,11 @@ pub fn run(
         Some((table, report)) => (Some(table), Some(report)),
         None => (None, None),
     };
+    let keep = cache::keep(&mut executor, &held, plan, progress)?;
+    let prefetch = Some(cache::prefetch(&mut executor, &held, plan, progress)?);
     let tables = std::iter::once(table).chain(neurons).chain(entry).collect();
-    let manifest = Manifest { ffn, threshold, ..manifest(model, plan, tables, screen)? };
+    let made = manifest(model, plan, tables, screen)?;
+    let manifest = Manifest { ffn, threshold, keep, prefetch, ..made };
     write_manifest(folder, &manifest)?;
     Ok(manifest)
 }
@@ -272,6 +284,8 @@ fn manifest(
         screen,
         ffn: None,
         threshold: None,
+        keep: None,
+        prefetch: None,
     })
 }
 

@@ -1,7 +1,9 @@
 //! A plan as a person reads it: what a token reads before and after, what lives where, and what was
 //! measured.
 
-use aios_residency::plan::{FfnReport, Manifest, Quality, Screened, ThresholdReport};
+use aios_residency::plan::{
+    FfnReport, KeepReport, Manifest, PrefetchReport, Quality, Screened, ThresholdReport,
+};
 use std::fmt::Write;
 
 const HEAD: &str = "head";
@@ -95,6 +97,12 @@ pub fn markdown(manifest: &Manifest) -> String {
     if let Some(ffn) = &manifest.ffn {
         line(format!("\n{}", neurons(ffn, manifest.threshold_in_force().is_some())));
     }
+    if let Some(keep) = &manifest.keep {
+        line(format!("\n{}", kept(keep, manifest.llc_bytes)));
+    }
+    if let Some(prefetch) = &manifest.prefetch {
+        line(format!("\n{}", distance(prefetch)));
+    }
     out
 }
 
@@ -159,6 +167,41 @@ fn neurons(ffn: &FfnReport, cut: bool) -> String {
             }
         }
     )
+}
+
+/// What keeping weights in the last-level cache comes to.
+fn kept(keep: &KeepReport, llc_bytes: Option<u64>) -> String {
+    let megabytes = |bytes: f64| format!("{:.1} MB", bytes / 1e6);
+    format!(
+        "Last-level cache of {}: {} of weights stay in it, {} are read past it. Simulated, a token \
+         then reads {} of memory instead of {}; it takes {:.3} ms instead of {:.3} (medians of {} \
+         tokens, all logits equal). Verdict: {}.",
+        megabytes(llc_bytes.unwrap_or(0) as f64),
+        megabytes(keep.kept_bytes as f64),
+        megabytes(keep.past_bytes as f64),
+        megabytes(keep.simulated_kept),
+        megabytes(keep.simulated_plain),
+        keep.kept_ms,
+        keep.plain_ms,
+        keep.tokens,
+        match keep.pays {
+            true => "weights are kept",
+            false => "that saves no time here, so it stays off (--keep on does it all the same)",
+        }
+    )
+}
+
+/// What asking for weights early comes to.
+fn distance(prefetch: &PrefetchReport) -> String {
+    let PrefetchReport { ahead, usual, fastest, tokens, usual_ms, fastest_ms } = *prefetch;
+    let tried = match fastest == usual {
+        true => "nothing that was tried is faster".to_owned(),
+        false => format!(
+            "{fastest} were fastest: {fastest_ms:.3} ms a token, with the usual {usual} \
+             {usual_ms:.3} (medians of half of {tokens} tokens, all logits equal)"
+        ),
+    };
+    format!("Prefetching: weights are asked for {ahead} bytes ahead of use; {tried}.")
 }
 
 /// Whether the plan changes results.

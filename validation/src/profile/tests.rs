@@ -1,6 +1,7 @@
 //! Plans of micro models: what they screen is what the whole head says, to the bit, also where
 //! activations and rows are made to mislead.
 
+mod cache;
 mod thresholds;
 
 use super::*;

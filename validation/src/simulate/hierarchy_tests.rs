@@ -20,7 +20,14 @@ fn hierarchy(design: Design, threads: usize) -> Hierarchy {
 
 fn at(lines: std::ops::Range<usize>, write: bool) -> Access {
     let data = Data::Activations;
-    Access { data, start: 64 * lines.start, bytes: 64 * lines.len(), write, fresh: false }
+    Access {
+        data,
+        start: 64 * lines.start,
+        bytes: 64 * lines.len(),
+        write,
+        fresh: false,
+        past: false,
+    }
 }
 
 /// Reads or writes single lines: lines read, lines read for stores, lines written.
@@ -161,7 +168,7 @@ fn lines_are_counted_by_what_they_hold() {
         (Data::Keys(3), 2047, 2, true),
         (Data::Values(3), 4096, 0, true),
     ] {
-        hierarchy.access(&Access { data, start, bytes, write, fresh: false }, true);
+        hierarchy.access(&Access { data, start, bytes, write, fresh: false, past: false }, true);
     }
     let traffic = hierarchy.traffic();
     assert_eq!((traffic.read(Group::Ffn), traffic.read(Group::Norm)), (3, 1));

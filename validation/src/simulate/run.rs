@@ -101,7 +101,7 @@ struct Watched {
 
 impl Watched {
     fn access(&mut self, access: &Access) {
-        let past = self.non_temporal && matches!(access.data, Data::Weights(_));
+        let past = access.past || self.non_temporal && matches!(access.data, Data::Weights(_));
         self.hierarchy.access(access, !past);
         if let Some(runs) = &mut self.runs {
             runs.extend(self.hierarchy.lines(access));

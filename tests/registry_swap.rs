@@ -25,7 +25,8 @@ const SESSION: SessionOptions = SessionOptions { context: Some(256), threads: So
 
 fn main() {
     aios_engine::template::run_child_if_asked();
-    let tests: [(&str, fn()); 2] = [
+    let tests: [(&str, fn()); 3] = [
+        ("conversations_share_what_they_begin_with", conversations_share),
         ("a_session_goes_on_while_its_model_is_swapped", a_session_goes_on),
         ("no_request_is_dropped_by_swaps_under_load", no_request_is_dropped),
     ];
@@ -88,6 +89,28 @@ fn undisturbed(registry: &Registry) -> BTreeMap<String, String> {
     let answers = BTreeMap::from(answers);
     assert_ne!(answers["a"], answers["b"], "the models must be told apart by their answers");
     answers
+}
+
+/// Instructions that every conversation begins with are read by the first two, and then no more.
+fn conversations_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (registry(folder.path()), registry(folder.path()));
+    let instructions = "You tell stories about the sea. ".repeat(4);
+    let ask = |registry: &Registry, question: &str| {
+        let lease = registry.acquire_named("a").unwrap();
+        let mut session = lease.open(&SESSION).unwrap();
+        let messages =
+            [Message::new(Role::System, &*instructions), Message::new(Role::User, question)];
+        let never = AtomicBool::new(false);
+        let answer = session.respond(&messages, &settings(6), &never, &mut |_| Ok(())).unwrap();
+        (answer.text, answer.stats.reused_tokens)
+    };
+    let questions = ["Who sails?", "What is below?", "Where does it end?", "Who sails?"];
+    let reused: Vec<u64> = questions.map(|question| ask(&one, question).1).to_vec();
+    assert_eq!(reused[..2], [0, 0]);
+    assert!(reused[2] >= 64 && reused[3] == reused[2], "{reused:?}");
+    // The third answer is what the first of another registry is.
+    assert_eq!(ask(&one, questions[2]).0, ask(&other, questions[2]).0);
 }
 
 fn a_session_goes_on() {

@@ -9,7 +9,8 @@ use aios_kernels::{
     AngleTable, BLOCK, CacheShape, CacheType, Colder, ColderMut, Isa, KeyBias, KvLayer, KvLayerMut,
     KvTier, KvTiers, Pool, TierPlan,
 };
-use aios_residency::KvArena;
+use aios_residency::{KvArena, SharedPages};
+use std::io;
 
 /// Pages at the start of a sequence that stay as they were written.
 const SINK_PAGES: usize = 1;
@@ -276,6 +277,34 @@ impl KvCache {
     /// Bytes reserved.
     pub(crate) fn bytes(&self) -> usize {
         self.plan.bytes()
+    }
+
+    /// A copy of the first `positions` positions, in whole pages, that other caches of the same
+    /// plan can have; `None` where the cache has tiers, whose pages move.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn share(&self, positions: usize) -> Option<io::Result<SharedPages>> {
+        if self.colder.is_some() {
+            return None;
+        }
+        let CacheShape { kv_heads, capacity, .. } = self.plan.hot;
+        let pages = positions.min(capacity) / BLOCK;
+        let [keys, values] = [self.plan.hot.key_bytes(), self.plan.hot.value_bytes()];
+        let of = |bytes: usize| {
+            let head = bytes / kv_heads;
+            let len = head / (capacity / BLOCK) * pages;
+            (0..kv_heads).map(|number| number * head..number * head + len).collect()
+        };
+        Some(SharedPages::copy(&self.hot, [of(keys), of(values)]))
+    }
+
+    /// Takes the positions that another cache of the same plan has shared.
+    ///
+    /// # Errors
+    /// The operating system's; the cache must not be used then.
+    pub(crate) fn take(&mut self, pages: &SharedPages) -> io::Result<()> {
+        pages.give(&mut self.hot)
     }
 
     /// A layer's keys and values.

@@ -119,6 +119,9 @@ pub enum EngineError {
     /// The system does not give the memory.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
+    /// The beginning of a sequence could not be shared.
+    #[error("the first positions of the cache cannot be shared: {0}")]
+    Prefix(std::io::Error),
     /// The processor lacks the instruction set.
     #[error(transparent)]
     Isa(#[from] IsaError),

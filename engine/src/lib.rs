@@ -16,6 +16,7 @@ mod memory;
 mod meter;
 mod model;
 mod noise;
+mod prefix;
 mod rope;
 mod sampler;
 mod session;
@@ -40,6 +41,7 @@ pub use model::{
     AdoptError, AliasError, FfnNeurons, FfnThresholds, HeadScreen, LoadError, Model, RepackError,
     Repacked, RepackedFile, Shared, TensorError, ZeroLimits, repacked_files,
 };
+pub use prefix::{Prefix, PrefixShelf};
 pub use sampler::{Sampler, SamplerOptions, argmax};
 pub use session::{Generation, GenerationStats, Limits, Session, StopReason};
 pub use speculate::{

@@ -1,13 +1,16 @@
 //! A session: a sequence in the cache, and answers generated from it.
 
 use crate::error::EngineError;
-use crate::forward::{Executor, ExecutorOptions, ScreenStats, StateDigest, Want, ZeroStats};
+use crate::forward::{
+    Executor, ExecutorOptions, Positions, ScreenStats, StateDigest, Want, ZeroStats,
+};
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::speculate::{SpecStats, Speculation, Target};
 use crate::tokenizer::{Decoder, RenderSpecial, Tokenizer};
 use aios_residency::{Phase, PhaseBytes, ResidencyStats};
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -118,6 +121,21 @@ impl Session {
     pub fn new(model: Arc<Model>, options: ExecutorOptions) -> Result<Self, EngineError> {
         let executor = Executor::new(model, options)?;
         Ok(Self { executor, tokens: Vec::new(), speculation: None })
+    }
+
+    /// The tokens in its cache, in order.
+    pub fn sequence(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Begins with these positions, which hold `tokens`.
+    ///
+    /// # Errors
+    /// The operating system's; the session must not be used then.
+    pub(crate) fn begin(&mut self, positions: &Positions, tokens: &[u32]) -> io::Result<()> {
+        self.executor.begin_with(positions)?;
+        self.tokens = tokens.to_vec();
+        Ok(())
     }
 
     /// The executor.

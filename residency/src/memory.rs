@@ -1,5 +1,8 @@
 //! Memory of our own: the KV cache, and what the process occupies.
 
+use crate::pages::Pages;
+use std::io;
+
 /// Memory that the system would not give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -15,23 +18,9 @@ pub struct OutOfMemory {
 /// positions are written.
 #[derive(Debug)]
 pub struct KvArena {
-    layers: Vec<[Vec<u8>; 2]>,
-}
-
-/// Zeroed bytes that become resident when they are touched.
-fn zeroed(bytes: usize) -> Result<Vec<u8>, OutOfMemory> {
-    if bytes == 0 {
-        return Ok(Vec::new());
-    }
-    let layout = std::alloc::Layout::array::<u8>(bytes).map_err(|_| OutOfMemory { bytes })?;
-    // SAFETY: the layout's size is not zero.
-    let start = unsafe { std::alloc::alloc_zeroed(layout) };
-    if start.is_null() {
-        return Err(OutOfMemory { bytes });
-    }
-    // SAFETY: `start` was allocated by the global allocator with the layout of `bytes` bytes, of
-    // which all are initialised.
-    Ok(unsafe { Vec::from_raw_parts(start, bytes, bytes) })
+    layers: Vec<[Pages; 2]>,
+    /// Bytes of a layer's keys and of its values; the memory is whole pages.
+    sides: [usize; 2],
 }
 
 impl KvArena {
@@ -40,25 +29,38 @@ impl KvArena {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn new(layers: usize, key_bytes: usize, value_bytes: usize) -> Result<Self, OutOfMemory> {
-        let layer = || Ok([zeroed(key_bytes)?, zeroed(value_bytes)?]);
-        let total = key_bytes.saturating_add(value_bytes).saturating_mul(layers);
-        let layers: Result<_, OutOfMemory> = (0..layers).map(|_| layer()).collect();
-        Ok(Self { layers: layers.map_err(|_| OutOfMemory { bytes: total })? })
+        let sides = [key_bytes, value_bytes];
+        let layer = || Ok([Pages::new(key_bytes)?, Pages::new(value_bytes)?]);
+        let bytes = key_bytes.saturating_add(value_bytes).saturating_mul(layers);
+        let layers: io::Result<_> = (0..layers).map(|_| layer()).collect();
+        Ok(Self { layers: layers.map_err(|_| OutOfMemory { bytes })?, sides })
     }
 
     /// Keys and values of a layer.
     pub fn layer(&self, layer: usize) -> [&[u8]; 2] {
-        self.layers[layer].each_ref().map(Vec::as_slice)
+        let [keys, values] = &self.layers[layer];
+        [&keys[..self.sides[0]], &values[..self.sides[1]]]
     }
 
     /// Keys and values of a layer, to write.
     pub fn layer_mut(&mut self, layer: usize) -> [&mut [u8]; 2] {
-        self.layers[layer].each_mut().map(Vec::as_mut_slice)
+        let [keys, values] = &mut self.layers[layer];
+        [&mut keys[..self.sides[0]], &mut values[..self.sides[1]]]
     }
 
     /// Bytes reserved.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().flatten().map(Vec::len).sum()
+        self.layers.len() * (self.sides[0] + self.sides[1])
+    }
+
+    /// Keys and values in whole pages, to lay others over.
+    pub(crate) fn pages_mut(&mut self) -> impl Iterator<Item = &mut Pages> {
+        self.layers.iter_mut().flatten()
+    }
+
+    /// The number of layers, and bytes of a layer's keys and of its values.
+    pub(crate) const fn shape(&self) -> (usize, [usize; 2]) {
+        (self.layers.len(), self.sides)
     }
 }
 

@@ -1,8 +1,11 @@
-//! Anonymous memory in whole pages: for hot blocks and for the buffers that the disk fills.
+//! Anonymous memory in whole pages: for hot blocks, for the buffers that the disk fills, and for the
+//! KV cache.
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
+use rustix::param::page_size;
+use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 /// Bytes that the start and the length of a read from disk are multiples of.
@@ -45,6 +48,34 @@ impl Pages {
         }
         // SAFETY: the range is this value's own mapping, and the advice changes no content.
         unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) }?;
+        Ok(())
+    }
+
+    /// Lays the bytes of `file` from `offset` on over those at `range`, both of whole pages of the
+    /// system. They are the file's until they are written, and then this value's own.
+    ///
+    /// # Errors
+    /// The operating system's; what is at `range` is then lost, and this value must not be read.
+    ///
+    /// # Panics
+    /// If the range is not within this memory, or one of them is not of whole pages.
+    pub(crate) fn lay_over(
+        &mut self,
+        range: Range<usize>,
+        file: &File,
+        offset: usize,
+    ) -> io::Result<()> {
+        let page = page_size();
+        assert!(range.start < range.end && range.end <= self.len);
+        assert!([range.start, range.end, offset].iter().all(|at| at.is_multiple_of(page)));
+        let (access, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED);
+        // SAFETY: the range is within this value's own mapping, which nothing borrows from while
+        // `self` is borrowed mutably.
+        unsafe {
+            let start = self.start.as_ptr().add(range.start).cast();
+            mmap(start, range.len(), access, flags, file, offset as u64)?;
+        }
         Ok(())
     }
 

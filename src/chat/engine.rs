@@ -1,12 +1,15 @@
 //! The responder that is a model: a chat template, its tokenizer, a session of the engine.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use aios_engine::template::{Limits as TemplateLimits, RenderInput, Template};
 use aios_engine::tokenizer::Tokenizer;
-use aios_engine::{EngineError, GenerationStats, Limits, Model, SamplerOptions, Session};
+use aios_engine::{
+    EngineError, GenerationStats, Limits, Model, PrefixShelf, SamplerOptions, Session,
+};
 use anyhow::Context;
 use jiff::civil::DateTime;
 use serde_json::json;
@@ -22,6 +25,8 @@ pub struct Conversation {
     template: Template,
     recorder: Option<Recorder>,
     clock: Option<DateTime>,
+    /// What is to see the session once it has answered, so that others can begin as it did.
+    shelf: Option<Arc<PrefixShelf>>,
 }
 
 impl Conversation {
@@ -31,13 +36,19 @@ impl Conversation {
     /// If the model has no usable tokenizer.
     pub fn new(session: Session, template: Template) -> anyhow::Result<Self> {
         session.executor().model().tokenizer()?;
-        Ok(Self { session, template, recorder: None, clock: None })
+        Ok(Self { session, template, recorder: None, clock: None, shelf: None })
     }
 
     /// Tells the template this time instead of the present one.
     #[must_use]
     pub fn with_clock(self, clock: Option<DateTime>) -> Self {
         Self { clock, ..self }
+    }
+
+    /// Shows the session to `shelf` after the first answer.
+    #[must_use]
+    pub fn with_shelf(self, shelf: Arc<PrefixShelf>) -> Self {
+        Self { shelf: Some(shelf), ..self }
     }
 
     /// Has every answer recorded.
@@ -114,7 +125,11 @@ impl Responder for Conversation {
         let now = self.clock.unwrap_or_else(|| jiff::Zoned::now().datetime());
         let prompt = render(model, &self.template, messages, now)?;
         let recorder = self.recorder.as_mut();
-        generate(&mut self.session, &prompt, settings, cancel, emit, recorder)
+        let answer = generate(&mut self.session, &prompt, settings, cancel, emit, recorder)?;
+        if let Some(shelf) = self.shelf.take() {
+            shelf.show(&self.session);
+        }
+        Ok(answer)
     }
 
     fn remark(&mut self) -> Option<String> {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use aios_contract::Architecture;
-use aios_engine::{ExecutorOptions, Model, Session};
+use aios_engine::{ExecutorOptions, Model, PrefixShelf, Session};
 use aios_validation::report::is_synthetic;
 use aios_validation::synth::Quant;
 use anyhow::{Context, ensure};
@@ -144,7 +144,13 @@ impl Source for Local {
             .with_context(|| path.display().to_string())?;
         let chosen = entry.chat_template.as_deref().map(Format::chosen).transpose()?;
         let digests = self.digests.clone();
-        Ok(Box::new(LocalModel { entry: entry.clone(), model, chosen, digests }))
+        Ok(Box::new(LocalModel {
+            entry: entry.clone(),
+            model,
+            chosen,
+            digests,
+            shelf: Arc::default(),
+        }))
     }
 }
 
@@ -168,6 +174,8 @@ pub struct LocalModel {
     /// The chat template that its entry names.
     chosen: Option<Format>,
     digests: Option<PathBuf>,
+    /// What its conversations begin with.
+    shelf: Arc<PrefixShelf>,
 }
 
 impl LocalModel {
@@ -206,12 +214,16 @@ impl LocalModel {
         set_up
     }
 
-    /// An empty session.
+    /// A session, which begins with what conversations before it have had in common.
     ///
     /// # Errors
     /// Those of [`Session::new`].
     pub fn session(&self, options: &SessionOptions) -> anyhow::Result<Session> {
-        Ok(Session::new(Arc::clone(&self.model), self.executor_options(options))?)
+        let (model, options) = (Arc::clone(&self.model), self.executor_options(options));
+        Ok(match self.shelf.prefix() {
+            Some(prefix) => Session::beginning_with(model, options, &prefix)?,
+            None => Session::new(model, options)?,
+        })
     }
 
     /// How most of its bytes are stored: the mix that the file names, or else the largest dtype.
@@ -261,7 +273,8 @@ impl Backend for LocalModel {
 
     fn open(&self, options: &SessionOptions) -> anyhow::Result<Box<dyn Responder + Send>> {
         let format = self.format()?;
-        Ok(Box::new(Conversation::new(self.session(options)?, format.template().clone())?))
+        let conversation = Conversation::new(self.session(options)?, format.template().clone())?;
+        Ok(Box::new(conversation.with_shelf(Arc::clone(&self.shelf))))
     }
 
     fn local(&self) -> Option<&LocalModel> {

@@ -4,6 +4,7 @@ mod attention;
 mod feed_forward;
 mod head;
 mod keep;
+mod prefix;
 mod project;
 mod screen;
 mod trace;
@@ -28,6 +29,7 @@ use trace::Trace;
 use zeros::Zeroing;
 
 pub use keep::Kept;
+pub(crate) use prefix::Positions;
 pub use screen::{Chooser, Scores, ScreenStats};
 pub use trace::StateDigest;
 pub use zeros::ZeroStats;

@@ -41,6 +41,17 @@ impl Trace {
         }
     }
 
+    /// The digests of the first `positions` positions, if all are known.
+    pub(super) fn first(&self, positions: usize) -> Option<Vec<StateDigest>> {
+        self.chain.get(..positions).map(<[StateDigest]>::to_vec)
+    }
+
+    /// Goes on from these digests.
+    pub(super) fn start_from(&mut self, chain: &[StateDigest]) {
+        self.chain.clear();
+        self.chain.extend_from_slice(chain);
+    }
+
     /// Forgets the positions from `len` on.
     pub(super) fn truncate(&mut self, len: usize) {
         self.chain.truncate(len);

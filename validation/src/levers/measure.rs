@@ -90,13 +90,13 @@ impl Side {
 }
 
 /// DRAM reads of a token.
-struct Simulated {
-    all: f64,
-    activations: f64,
+pub(super) struct Simulated {
+    pub all: f64,
+    pub activations: f64,
 }
 
 impl Simulated {
-    fn of(groups: &[(Group, u64)], tokens: usize) -> Self {
+    pub(super) fn of(groups: &[(Group, u64)], tokens: usize) -> Self {
         let tokens = tokens as f64;
         let sum = |wanted: &dyn Fn(Group) -> bool| {
             let of = groups.iter().filter(|(group, _)| wanted(*group)).map(|(_, bytes)| bytes);

@@ -3,6 +3,7 @@
 
 mod measure;
 mod render;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -241,6 +242,7 @@ pub fn run(
     levers.extend([bench.cache()?, bench.prefetch()?, bench.aliasing()?]);
     levers.extend(bench.tiers(windows.as_ref())?);
     levers.push(bench.streaming()?);
+    levers.push(bench.shared()?);
     levers.extend(bench.chunks()?);
     let environment = Environment::new(&bench.options, bench.options.threads);
     let (progress, paths) = (bench.progress, model.files());

@@ -123,6 +123,10 @@ fn tiers_are_scored_and_chunks_give_the_same_logits() {
         assert!(kl.mean > 0.0 && kl.mean < 0.1 && *positions == 159, "{quality:?}");
         assert!((perplexity / kl.base_perplexity - 1.0).abs() < 0.1);
     }
+    let [(off, on, quality)] = measured(&report, "shared prefix")[..] else { panic!("one line") };
+    assert_eq!((quality, off.samples, on.samples), (&Quality::Identical { tokens: 200 }, 2, 2));
+    // A pass reads the weights once, however much of the prompt it has.
+    assert!(on.counted_bytes_per_token <= off.counted_bytes_per_token, "{on:?} {off:?}");
     let chunks = measured(&report, "prompt in chunks");
     let (off, on, quality) = chunks[0];
     assert_eq!(chunks.len(), 2);

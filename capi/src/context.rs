@@ -113,6 +113,9 @@ impl Context {
         if executor.skips_zeros() {
             on.push("zeros");
         }
+        if executor.kept().is_some() {
+            on.push("kept");
+        }
         if executor.residency().budget_bytes.is_some() {
             on.push("budget");
         }
@@ -341,9 +344,13 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
             let limits = ZeroLimits::of(&ffn);
             model.adopt_neurons(&mut plan, limits).map_err(|error| error.to_string())?;
         }
+        let keep = plan.manifest.keep.filter(|keep| keep.pays || mode == AIOS_PLAN_ON);
+        keep.iter().for_each(|keep| model.adopt_keep(keep.room));
+        let early = plan.manifest.prefetch.filter(|found| found.ahead != found.usual);
+        early.iter().for_each(|found| model.adopt_ahead(found.ahead));
         let screen = &plan.manifest.screen;
         if mode == AIOS_PLAN_AUTO && !screen.pays {
-            return Ok(skips);
+            return Ok(skips || keep.is_some() || early.is_some());
         }
         let most = screen.positions_most;
         model.adopt(plan, most).map(|()| true).map_err(|error| error.to_string())
@@ -372,3 +379,7 @@ fn engine(error: EngineError) -> Failure {
     };
     Failure::new(status, error)
 }
+
+#[cfg(test)]
+#[path = "context_tests.rs"]
+mod tests;

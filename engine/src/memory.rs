@@ -118,6 +118,9 @@ impl Memory {
         let resident = match budget {
             None => Resident::mapped(runs),
             Some(budget) => {
+                if model.planned_budget() != Some(budget) {
+                    ladder.take(Step::NoPlan, "no plan has measured this budget");
+                }
                 let least = Resident::least(blocks, &runs) as u64;
                 batch = choose_batch(budget, need, least, asked, &mut ladder);
                 let reserved = Reserved {

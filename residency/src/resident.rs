@@ -8,7 +8,7 @@ mod build;
 mod pointers;
 
 use crate::disk::{DiskError, DiskFile};
-use crate::ladder::{Ladder, Step};
+use crate::ladder::Ladder;
 use crate::pages::Pages;
 use crate::ring::Ring;
 use crate::table::{BlockId, BlockTable};
@@ -152,7 +152,6 @@ impl Resident {
         ladder: &mut Ladder,
     ) -> Result<Self, ResidentError> {
         let spans: Vec<Span> = runs.factors.iter().map(|run| span(table, run)).collect();
-        ladder.take(Step::NoPlan, "a rule assigns the tiers of the weights");
         let mut files = Files { system, table, ladder };
         let (layout, hot) = files.hot_memory(&spans, runs.tail, budget)?;
         let (tiered, hot_rows) = files.tiered(&runs, (&layout, hot, budget))?;

@@ -42,8 +42,12 @@ pub(super) struct ProfileArgs {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = QualityName::Exact)]
     quality: QualityName,
     /// Bytes of last-level cache to plan for [default: this machine's].
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = aios_residency::parse_bytes)]
     llc: Option<u64>,
+    /// Plan for so much memory, such as 2600M: the rest of the weights is read from disk for each
+    /// pass. Runs that follow the plan keep to it, if they are not given another budget.
+    #[arg(long, value_name = "BYTES", value_parser = aios_residency::parse_bytes)]
+    ram: Option<u64>,
     /// Write the plan into this folder instead of the cache.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -86,6 +90,7 @@ pub(super) fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     };
     let mut options = ProfileOptions::new(hardware());
     options.llc_bytes = args.llc.or(options.llc_bytes);
+    options.ram_bytes = args.ram;
     options.quality = match args.quality {
         QualityName::Exact => profile::Quality::Exact,
         QualityName::Conservative => profile::Quality::Conservative,

@@ -201,6 +201,17 @@ impl WeightArgs {
             ),
             None => {}
         }
+        // What is measured must have its own budget.
+        let measuring = self.modes().contains(&ScreenMode::Always);
+        if let Some(memory) = manifest.memory.filter(|_| !measuring) {
+            model.adopt_budget(memory.ram_bytes);
+            terminal.notice(&format!(
+                "following the plan: within {:.1} MB of memory, {:.1} MB of weights are read from \
+                 disk for each pass, same results (--ram decides otherwise)",
+                megabytes(memory.ram_bytes),
+                megabytes(memory.stream_bytes),
+            ));
+        }
         if let Some(prefetch) = manifest.prefetch.filter(|found| found.ahead != found.usual) {
             model.adopt_ahead(prefetch.ahead);
             tracing::info!("weights are asked for {} bytes ahead of use", prefetch.ahead);

@@ -162,6 +162,8 @@ impl Executor {
         if !(1..=CONTEXT_MAX).contains(&options.context) {
             return Err(EngineError::Context { context: options.context, most: CONTEXT_MAX });
         }
+        let ram = options.ram.or(model.planned_budget());
+        let options = ExecutorOptions { ram, ..options };
         let start = |threads| {
             let pool = Pool::new(threads);
             pool.map(Arc::new).map_err(|source| EngineError::Threads { threads, source })

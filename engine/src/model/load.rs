@@ -171,6 +171,7 @@ pub(super) fn load(path: &Path) -> Result<Model, LoadError> {
         thresholds: OnceLock::new(),
         keep: OnceLock::new(),
         ahead: OnceLock::new(),
+        budget: OnceLock::new(),
     })
 }
 

@@ -54,6 +54,8 @@ pub struct Model {
     keep: OnceLock<u64>,
     /// How far ahead of use weights are asked for, once it has adopted a plan that says so.
     ahead: OnceLock<usize>,
+    /// The budget of memory for those who ask for none, once it has adopted a plan for one.
+    budget: OnceLock<u64>,
 }
 
 impl Model {

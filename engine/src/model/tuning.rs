@@ -1,4 +1,4 @@
-//! What a plan says of caches and prefetching (SPEC D21, D23).
+//! What a plan says of caches and prefetching (SPEC D21, D23, D24).
 
 use super::Model;
 use aios_kernels::Isa;
@@ -21,6 +21,18 @@ impl Model {
     pub fn adopt_ahead(&self, bytes: usize) {
         // As above.
         let _ = self.ahead.set(bytes);
+    }
+
+    /// Has the executors that are made from now on, and for which no other budget of memory is asked
+    /// for, keep to this one.
+    pub fn adopt_budget(&self, bytes: u64) {
+        // As above.
+        let _ = self.budget.set(bytes);
+    }
+
+    /// The budget that it has adopted.
+    pub fn planned_budget(&self) -> Option<u64> {
+        self.budget.get().copied()
     }
 
     /// `isa` as an executor uses it.

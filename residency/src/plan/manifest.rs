@@ -67,6 +67,33 @@ pub struct Manifest {
     /// What was found of how early to ask for weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<PrefetchReport>,
+    /// What a budget of memory comes to, if the plan is made for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
+}
+
+/// What a budget of memory comes to: where the weights then live, and what a token takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryReport {
+    /// The budget.
+    pub ram_bytes: u64,
+    /// Positions of the context that it was measured with.
+    pub context: usize,
+    /// Weights that stay in memory.
+    pub hot_bytes: u64,
+    /// Weights that every pass reads from disk.
+    pub stream_bytes: u64,
+    /// What cache, activations and buffers take.
+    pub reserved_bytes: u64,
+    /// Tokens that were decoded with the budget and without, whose logits were all equal.
+    pub tokens: u64,
+    /// The median of a token's time without the budget, in milliseconds.
+    pub whole_ms: f64,
+    /// That with it.
+    pub limited_ms: f64,
+    /// Bytes read of the disk for a token.
+    pub disk_bytes_per_token: f64,
 }
 
 /// What was found of keeping some weights in the last-level cache and reading the others past it.

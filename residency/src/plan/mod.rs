@@ -8,8 +8,9 @@ mod table;
 mod tests;
 
 pub use manifest::{
-    FfnReport, Hardware, HeadMatrix, KeepReport, Manifest, PrefetchReport, Quality, SCHEMA,
-    ScreenReport, Screened, Source, TableEntry, ThresholdPoint, ThresholdReport, Times, hex,
+    FfnReport, Hardware, HeadMatrix, KeepReport, Manifest, MemoryReport, PrefetchReport, Quality,
+    SCHEMA, ScreenReport, Screened, Source, TableEntry, ThresholdPoint, ThresholdReport, Times,
+    hex,
 };
 pub use table::{NUMBERS, Table, TableKind, TableWriter};
 

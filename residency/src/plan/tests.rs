@@ -32,6 +32,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         threshold: None,
         keep: None,
         prefetch: None,
+        memory: None,
         screen: ScreenReport {
             pays: true,
             positions_most: 2,

@@ -6,6 +6,7 @@ mod cache;
 mod directions;
 mod hidden;
 mod measure;
+mod memory;
 mod neurons;
 mod render;
 #[cfg(test)]
@@ -47,6 +48,8 @@ pub struct ProfileOptions {
     pub quality: Quality,
     /// Last-level cache that the plan is made for.
     pub llc_bytes: Option<u64>,
+    /// Memory that the plan is made for, if not all there is.
+    pub ram_bytes: Option<u64>,
     /// The machine.
     pub hardware: Hardware,
 }
@@ -54,9 +57,16 @@ pub struct ProfileOptions {
 impl ProfileOptions {
     /// The defaults: seconds for a model of a hundred million parameters.
     pub const fn new(hardware: Hardware) -> Self {
-        let llc_bytes = hardware.llc_bytes;
-        let quality = Quality::Exact;
-        Self { prompts: 48, tokens: 96, continued: 8, generate: 24, quality, llc_bytes, hardware }
+        Self {
+            prompts: 48,
+            tokens: 96,
+            continued: 8,
+            generate: 24,
+            quality: Quality::Exact,
+            llc_bytes: hardware.llc_bytes,
+            ram_bytes: None,
+            hardware,
+        }
     }
 
     /// Positions that the context must hold.
@@ -233,9 +243,10 @@ pub fn run(
     };
     let keep = cache::keep(&mut executor, &held, plan, progress)?;
     let prefetch = Some(cache::prefetch(&mut executor, &held, plan, progress)?);
+    let memory = memory::measure(&mut executor, held[0], plan, progress)?;
     let tables = std::iter::once(table).chain(neurons).chain(entry).collect();
     let made = manifest(model, plan, tables, screen)?;
-    let manifest = Manifest { ffn, threshold, keep, prefetch, ..made };
+    let manifest = Manifest { ffn, threshold, keep, prefetch, memory, ..made };
     write_manifest(folder, &manifest)?;
     Ok(manifest)
 }
@@ -286,6 +297,7 @@ fn manifest(
         threshold: None,
         keep: None,
         prefetch: None,
+        memory: None,
     })
 }
 

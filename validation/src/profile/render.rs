@@ -2,7 +2,8 @@
 //! measured.
 
 use aios_residency::plan::{
-    FfnReport, KeepReport, Manifest, PrefetchReport, Quality, Screened, ThresholdReport,
+    FfnReport, KeepReport, Manifest, MemoryReport, PrefetchReport, Quality, Screened,
+    ThresholdReport,
 };
 use std::fmt::Write;
 
@@ -103,6 +104,9 @@ pub fn markdown(manifest: &Manifest) -> String {
     if let Some(prefetch) = &manifest.prefetch {
         line(format!("\n{}", distance(prefetch)));
     }
+    if let Some(memory) = &manifest.memory {
+        line(format!("\n{}", budget(memory)));
+    }
     out
 }
 
@@ -202,6 +206,27 @@ fn distance(prefetch: &PrefetchReport) -> String {
         ),
     };
     format!("Prefetching: weights are asked for {ahead} bytes ahead of use; {tried}.")
+}
+
+/// What lives where within a budget of memory.
+fn budget(memory: &MemoryReport) -> String {
+    let megabytes = |bytes: f64| format!("{:.1} MB", bytes / 1e6);
+    let of = |bytes: u64| megabytes(bytes as f64);
+    format!(
+        "Within {} of memory, at a context of {} tokens:\n\n| what | where | bytes |\n\
+         |---|---|---:|\n| weights | memory | {} |\n| weights | disk, read for each pass | {} |\n\
+         | cache, activations, buffers | memory | {} |\n\nA token reads {} of the disk and takes \
+         {:.1} ms, {:.1} with all in memory (medians of {} tokens, all logits equal).",
+        of(memory.ram_bytes),
+        memory.context,
+        of(memory.hot_bytes),
+        of(memory.stream_bytes),
+        of(memory.reserved_bytes),
+        megabytes(memory.disk_bytes_per_token),
+        memory.limited_ms,
+        memory.whole_ms,
+        memory.tokens,
+    )
 }
 
 /// Whether the plan changes results.

@@ -95,3 +95,37 @@ fn the_lever_has_a_line() {
     let measured = lever.is_some_and(|l| matches!(l.finding, Finding::Measured { .. }));
     assert_eq!(measured, vectors);
 }
+
+#[test]
+fn a_plan_for_a_budget_says_what_lives_where_and_runs_keep_to_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = load("micro-llama-q4km.gguf");
+    let options = ProfileOptions::new(hardware());
+    let plan = ProfileOptions { generate: 6, tokens: 24, ram_bytes: Some(1), ..options };
+    let run = |plan: &ProfileOptions| {
+        run(&model, &compute(1), None, plan, folder.path(), &mut |_, _, _| true)
+    };
+    let Err(ProfileError::Engine(aios_engine::EngineError::Ram { least, .. })) = run(&plan) else {
+        panic!("a byte is not enough");
+    };
+    let ram = least + weights(&model) / 3;
+    let manifest = run(&ProfileOptions { ram_bytes: Some(ram), ..plan }).expect("a plan");
+    let memory = manifest.memory.expect("measured");
+    assert_eq!((memory.ram_bytes, memory.tokens), (ram, 6));
+    assert!(memory.hot_bytes + memory.reserved_bytes <= ram, "{memory:?}");
+    assert!(memory.stream_bytes > 0 && memory.hot_bytes > 0, "{memory:?}");
+    assert!(memory.disk_bytes_per_token >= memory.stream_bytes as f64, "{memory:?}");
+    assert!(memory.whole_ms > 0.0 && memory.limited_ms > 0.0, "{memory:?}");
+    assert!(markdown(&manifest).contains("| weights | disk, read for each pass | "));
+    // Who follows it has the budget, and any other that is asked for is nobody's plan.
+    model.adopt_budget(ram);
+    let stats = |options: ExecutorOptions| {
+        Executor::new(Arc::clone(&model), options).expect("an executor").residency()
+    };
+    let planned = stats(compute(memory.context));
+    let no_plan = aios_residency::Step::NoPlan;
+    assert!(planned.budget_bytes == Some(ram) && !planned.ladder.contains(&no_plan));
+    assert_eq!(planned.stream_bytes, memory.stream_bytes);
+    let other = stats(ExecutorOptions { ram: Some(ram + 4096), ..compute(memory.context) });
+    assert!(other.budget_bytes == Some(ram + 4096) && other.ladder.contains(&no_plan));
+}

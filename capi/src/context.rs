@@ -348,11 +348,11 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
         keep.iter().for_each(|keep| model.adopt_keep(keep.room));
         let early = plan.manifest.prefetch.filter(|found| found.ahead != found.usual);
         early.iter().for_each(|found| model.adopt_ahead(found.ahead));
-        let screen = &plan.manifest.screen;
-        if mode == AIOS_PLAN_AUTO && !screen.pays {
+        let wanted = |pays| pays || mode == AIOS_PLAN_ON;
+        let screen = plan.manifest.screen.as_ref().filter(|screen| wanted(screen.pays));
+        let Some(most) = screen.map(|screen| screen.positions_most) else {
             return Ok(skips || keep.is_some() || early.is_some());
-        }
-        let most = screen.positions_most;
+        };
         model.adopt(plan, most).map(|()| true).map_err(|error| error.to_string())
     })();
     match followed {

@@ -222,6 +222,8 @@ pub(crate) struct KvCache {
     plan: KvPlan,
     hot: KvArena,
     colder: Option<ColderTiers>,
+    /// Whether it is read past the processor's caches.
+    past: bool,
 }
 
 /// What is added to a layer's keys, and the number of the table that it is turned by; `None` where
@@ -266,7 +268,7 @@ impl KvCache {
                 })
             }
         };
-        Ok(Self { plan, hot: arena(&plan.hot)?, colder })
+        Ok(Self { plan, hot: arena(&plan.hot)?, colder, past: false })
     }
 
     /// Positions that fit.
@@ -307,9 +309,19 @@ impl KvCache {
         pages.give(&mut self.hot)
     }
 
+    /// Bytes of the first `len` positions as they were written.
+    pub(crate) fn bytes_of(&self, len: usize) -> usize {
+        self.plan.layers * self.plan.hot.page_bytes() * len.div_ceil(BLOCK)
+    }
+
+    /// From now on it is read past the processor's caches, or not.
+    pub(crate) fn read_past(&mut self, past: bool) {
+        self.past = past;
+    }
+
     /// A layer's keys and values.
     pub(crate) fn layer(&self, layer: usize) -> KvTiers<'_> {
-        let of = |arena, shape| view(arena, shape, layer);
+        let of = |arena, shape| KvLayer { past: self.past, ..view(arena, shape, layer) };
         let colder = self.colder.as_ref().map(|colder| Colder {
             plan: colder.plan.tiers,
             warm: of(&colder.warm, colder.plan.warm),
@@ -398,7 +410,7 @@ impl KvCache {
 
 fn view(arena: &KvArena, shape: CacheShape, layer: usize) -> KvLayer<'_> {
     let [keys, values] = arena.layer(layer);
-    KvLayer { shape, keys, values }
+    KvLayer { shape, keys, values, past: false }
 }
 
 fn view_mut(arena: &mut KvArena, shape: CacheShape, layer: usize) -> KvLayerMut<'_> {

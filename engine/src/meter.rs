@@ -179,8 +179,10 @@ impl Meter {
         if self.observer.is_some() {
             for head in 0..kv.shape.kv_heads {
                 let [keys, values] = kv.at(head, positions.clone());
-                self.observe(|| access(Data::Keys(layer), keys));
-                self.observe(|| access(Data::Values(layer), values));
+                for (data, bytes) in [(Data::Keys(layer), keys), (Data::Values(layer), values)] {
+                    let access = access(data, bytes);
+                    self.observe(|| Access { past: kv.past && !access.write, ..access });
+                }
             }
         }
         let [keys, values] = kv.at(0, positions);

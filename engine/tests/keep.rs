@@ -23,11 +23,13 @@ fn executor(model: &Arc<Model>) -> Executor {
     Executor::new(Arc::clone(model), options).expect("an executor")
 }
 
-/// Reads of weights, apart by whether they go past the caches.
+/// Bytes that are read of weights, apart by whether they go past the caches.
 #[derive(Debug, Default)]
 struct Seen {
     past: usize,
     other: usize,
+    /// Reads of keys and values, likewise.
+    cache: [usize; 2],
 }
 
 #[derive(Debug)]
@@ -37,11 +39,13 @@ impl Observer for Recorder {
     fn access(&mut self, access: Access) {
         let mut seen = self.0.lock().expect("no panic before");
         assert!(!(access.past && access.write));
-        if access.past {
-            assert!(matches!(access.data, Data::Weights(_)));
-            seen.past += access.bytes;
-        } else if matches!(access.data, Data::Weights(_)) {
-            seen.other += access.bytes;
+        match (access.data, access.past) {
+            (Data::Weights(_), true) => seen.past += access.bytes,
+            (Data::Weights(_), false) => seen.other += access.bytes,
+            (Data::Keys(_) | Data::Values(_), past) if !access.write => {
+                seen.cache[usize::from(past)] += access.bytes;
+            }
+            (_, past) => assert!(!past, "{access:?}"),
         }
     }
 
@@ -91,6 +95,10 @@ fn what_does_not_fit_is_read_past_the_cache_and_nothing_changes() {
                 let (found, seen) = pass(&mut executor, n);
                 assert!(found == *bits, "{name} {room} {n}");
                 assert_eq!(seen.past + seen.other, before.other, "{name} {room} {n}");
+                // The whole of a short sequence's keys and values is a page a layer.
+                let page = executor.cache_bytes() as u64;
+                let expected = if page > room / 7 { [0, before.cache[0]] } else { before.cache };
+                assert_eq!(seen.cache, expected, "{name} {room} {n}");
                 // Long passes compute, and read as ever; panels are a little larger than rows.
                 let passes = if n == 16 { 0 } else { 40 / n };
                 let least = passes * usize::try_from(past_bytes).expect("small");

@@ -27,8 +27,9 @@ Examples:
   aios levers -m model.gguf --depth 4000 -c 2048 --windows 2 --out report
   aios levers -m model.gguf -f text.txt --windows 0 --json
 
-The levers: the screened head and zero neurons (of the plan that `aios profile` has made), layers
-that share weights, tiers of the KV cache, weights streamed from disk, prompts in chunks. What must
+The levers: the screened head, zero neurons, thresholds and the prefetch distance (of the plan that
+`aios profile` has made), weights kept in the last-level cache, layers that share weights, tiers of
+the KV cache, weights streamed from disk, prompts that sessions share and prompts in chunks. What must
 not change a result is compared bit for bit, and a difference is an error. Tiers are scored in
 exact arithmetic, which takes most of the time; --windows 0 leaves that out.")]
 pub(super) struct LeversArgs {

@@ -134,6 +134,21 @@ impl WeightArgs {
         Self { threshold: ScreenMode::Off, ..self.clone() }.load(path, exact, interrupt)
     }
 
+    /// As [`Self::load_unchanged`], with the sketches of a plan also where they save no time: what
+    /// they save of bytes is to be measured.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_to_judge(
+        &self,
+        path: &Path,
+        exact: bool,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Arc<Model>> {
+        let screen = if self.screen == ScreenMode::Auto { ScreenMode::Always } else { self.screen };
+        Self { screen, ..self.clone() }.load_unchanged(path, exact, interrupt)
+    }
+
     const fn modes(&self) -> [ScreenMode; 4] {
         [self.screen, self.zeros, self.threshold, self.keep]
     }
@@ -162,7 +177,12 @@ impl WeightArgs {
             return refused(&error);
         }
         self.follow_caches(model, &plan.manifest);
-        let screen = &plan.manifest.screen;
+        let Some(screen) = &plan.manifest.screen else {
+            if let (ScreenMode::On, Some(why)) = (self.screen, &plan.manifest.unscreened) {
+                terminal.notice(&format!("the head is not screened: {why}"));
+            }
+            return;
+        };
         if !self.screen.follows(screen.pays) {
             return tracing::info!("the head is not screened: it saves no time here, or is off");
         }

@@ -119,7 +119,8 @@ impl<'a> Pass<'a> {
             for (position, (k, v)) in pairs.enumerate() {
                 to.write(*isa, position, k, v);
             }
-            let kv = KvLayer { shape, keys: &self.cache.keys, values: &self.cache.values };
+            let kv =
+                KvLayer { shape, keys: &self.cache.keys, values: &self.cache.values, past: false };
             let out = &mut self.attended[rows.clone()];
             attend_all(*isa, pool, params, kv, &self.q[rows], out);
         }

@@ -16,6 +16,16 @@ pub struct Kept {
     pub past_bytes: u64,
 }
 
+/// Keys and values beyond one part in so many of what matrices may take are read past the caches.
+const CACHE_SHARE: u64 = 7;
+
+impl Kept {
+    /// Whether keys and values of so many bytes are read past the caches too.
+    pub(super) const fn leaves_out(&self, cache_bytes: usize) -> bool {
+        self.past_bytes > 0 && cache_bytes as u64 > self.room / CACHE_SHARE
+    }
+}
+
 impl Executor {
     /// From now on keeps at most `room` bytes of its matrices in the last-level cache and reads the
     /// others past it, or, with `None`, reads all alike. No result changes. The head counts as it

@@ -436,6 +436,8 @@ impl Executor {
             Want::All => 0..n,
         };
         self.context.memory.begin_pass(n, logits.len());
+        let past = self.kept.is_some_and(|kept| kept.leaves_out(self.cache.bytes_of(start + n)));
+        self.cache.read_past(past);
         self.resize(n);
         self.embed(&model, tokens);
         let ropes = model.ropes(self.cache.context());

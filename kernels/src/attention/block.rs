@@ -7,7 +7,7 @@ use super::tiers::KeyBias;
 use super::{AttentionParams, BLOCK, QUERIES};
 use crate::isa::{Isa, Op};
 use crate::math;
-use crate::simd::{F32s, LANES, Simd, prefetch_line};
+use crate::simd::{F32s, LANES, Simd, prefetch_line_by};
 use std::marker::PhantomData;
 
 /// Lanes' positions within a vector.
@@ -129,7 +129,7 @@ impl<K: KvFormat> Scores<'_, '_, K> {
                 let ask = |d| {
                     // One line a step: with half-precision numbers that is all of the values.
                     if FETCH && asked + d < lines {
-                        prefetch_line(next, 0, asked + d);
+                        prefetch_line_by(next, 0, asked + d, call.kv.past);
                     }
                 };
                 let mut acc = dots::<K, S, Q>(simd, q, [first, second], ask);
@@ -313,7 +313,9 @@ impl<V: KvFormat> Values<'_, '_, V> {
         let from = high(|span| span.0).unwrap_or(0).clamp(start, end.max(start));
         let to = low(|span| span.1).unwrap_or(0).clamp(from, end.max(from));
         for part in (0..value_len.div_ceil(LANES)).step_by(2) {
-            let pair = Pair::<V> { rows, next, row_bytes, value_len, part, format: PhantomData };
+            let past = call.kv.past;
+            let pair =
+                Pair::<V> { rows, next, row_bytes, value_len, part, past, format: PhantomData };
             let mut acc = [[simd.splat(0.0); Q]; 2];
             pair.add::<S, Q, FETCH, true>(simd, start..from, weights, &call.spans, &mut acc);
             pair.add::<S, Q, FETCH, false>(simd, from..to, weights, &call.spans, &mut acc);
@@ -354,6 +356,7 @@ struct Pair<'a, V> {
     row_bytes: usize,
     value_len: usize,
     part: usize,
+    past: bool,
     format: PhantomData<V>,
 }
 
@@ -369,13 +372,13 @@ impl<V: KvFormat> Pair<'_, V> {
         spans: &[(usize, usize); QUERIES],
         acc: &mut [[S::F; Q]; 2],
     ) {
-        let Self { rows, next, row_bytes, value_len, part, .. } = *self;
+        let Self { rows, next, row_bytes, value_len, part, past, .. } = *self;
         let second = if LANES * (part + 1) < value_len { part + 1 } else { part };
         let lines = next.len().div_ceil(64);
         let mut sums = *acc;
         for (j, row) in range.clone().zip(rows[range.start * row_bytes..].chunks_exact(row_bytes)) {
             if FETCH && part / 2 * BLOCK + j < lines {
-                prefetch_line(next, next.len(), part / 2 * BLOCK + j);
+                prefetch_line_by(next, next.len(), part / 2 * BLOCK + j, past);
             }
             let a = V::load_value(simd, row, value_len, part);
             let b = V::load_value(simd, row, value_len, second);

@@ -164,6 +164,8 @@ pub struct KvLayer<'a> {
     pub keys: &'a [u8],
     /// Values, \[kv_heads\]\[capacity\] rows.
     pub values: &'a [u8],
+    /// Whether they are read past the caches, so that what else these hold may stay.
+    pub past: bool,
 }
 
 impl<'a> KvLayer<'a> {

@@ -53,6 +53,24 @@ pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
     let _ = (at, ahead);
 }
 
+/// Asks for cache line `line` of the memory that lies `ahead` bytes behind the start of `at`, as
+/// [`prefetch_past`] does where it is to go `past` the caches.
+#[inline(always)]
+pub(crate) fn prefetch_line_by(at: &[u8], ahead: usize, line: usize, past: bool) {
+    if !past {
+        return prefetch_line(at, ahead, line);
+    }
+    let address = at.as_ptr().wrapping_add(ahead + 64 * line);
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_NTA, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, which takes any address.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Asks for cache line `line` of the memory that lies `ahead` bytes behind the start of `at`.
 #[inline(always)]
 pub(crate) fn prefetch_line(at: &[u8], ahead: usize, line: usize) {

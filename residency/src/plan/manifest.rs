@@ -4,7 +4,7 @@ use aios_contract::DType;
 use serde::{Deserialize, Serialize};
 
 /// The version of the manifest's fields.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// How much a plan may cost: in perplexity, and as much divergence as that is, measured on texts
 /// that chose nothing.
@@ -52,8 +52,12 @@ pub struct Manifest {
     pub llc_bytes: Option<u64>,
     /// Its tables.
     pub tables: Vec<TableEntry>,
-    /// What was measured of the screened head.
-    pub screen: ScreenReport,
+    /// Weight bytes that a decoded token reads without it, by group of roles.
+    pub bytes_per_token: Vec<(String, u64)>,
+    /// What was measured of the screened head, unless there is none.
+    pub screen: Option<ScreenReport>,
+    /// Why the head cannot be screened, if it cannot.
+    pub unscreened: Option<String>,
     /// What was measured of skipping zero neurons, where the model has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ffn: Option<FfnReport>,
@@ -279,8 +283,6 @@ pub struct ScreenReport {
     pub pays: bool,
     /// Positions of a pass up to which it does; at least 1.
     pub positions_most: usize,
-    /// Weight bytes that a decoded token reads without it, by group of roles.
-    pub bytes_per_token: Vec<(String, u64)>,
     /// Bytes of the whole head.
     pub head_bytes: u64,
     /// Bytes of the sketch that are read for every position.

@@ -192,6 +192,8 @@ pub fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), PlanErro
     json.push(b'\n');
     let temporary = folder.join(format!("{MANIFEST}.part"));
     let written = (|| {
+        // A plan without tables has no folder yet.
+        fs::create_dir_all(folder)?;
         let mut file = File::create(&temporary)?;
         file.write_all(&json)?;
         file.sync_all()?;

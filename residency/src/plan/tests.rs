@@ -33,10 +33,11 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         keep: None,
         prefetch: None,
         memory: None,
-        screen: ScreenReport {
+        bytes_per_token: vec![("head".to_owned(), 680)],
+        unscreened: None,
+        screen: Some(ScreenReport {
             pays: true,
             positions_most: 2,
-            bytes_per_token: vec![("head".to_owned(), 680)],
             head_bytes: 680,
             base_bytes: 300,
             refined_bytes: 200,
@@ -45,7 +46,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
             greedy: screened,
             top_40: Screened { best: 40, ..screened },
             times: vec![Times { positions: 1, whole_ms: 2.0, screened_ms: 1.5, samples: 9 }],
-        },
+        }),
     };
     write_manifest(folder, &manifest).expect("written");
     manifest
@@ -134,8 +135,8 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         (b"{}".to_vec(), "schema"),
         (vec![b' '; (1 << 20) + 1], "more than"),
         (vec![b'['; 100_000], "recursion"),
-        (changed("\"schema\": 1", "\"schema\": 2"), "schema 2 is not 1"),
-        (changed("\"schema\": 1", "\"schema\": 1, \"more\": 0"), "more"),
+        (changed("\"schema\": 2", "\"schema\": 1"), "schema 1 is not 2"),
+        (changed("\"schema\": 2", "\"schema\": 2, \"more\": 0"), "more"),
         (changed("\"exact\"", "\"lossless\""), "lossless"),
         (changed("\"rows\": 10", "\"rows\": -10"), "-10"),
         (changed("head_sketch\"", "foot_sketch\""), "kind"),

@@ -103,7 +103,7 @@ fn small_perplexity(cost: &Cost) -> bool {
 pub(super) fn levers(bytes: &TokenBytes, parts: &Parts) -> Vec<Lever> {
     let mut list = vec![aliasing(bytes, parts), duplicates(bytes, parts), zeros(bytes, parts)];
     list.extend(parts.sparsity.curves.iter().map(|curve| skip(bytes, curve)));
-    list.extend([head(bytes), cache(parts), lookup(bytes, parts)]);
+    list.extend([head(bytes, parts), cache(parts), lookup(bytes, parts)]);
     list
 }
 
@@ -217,7 +217,21 @@ fn skip(bytes: &TokenBytes, curve: &Curve) -> Lever {
     }
 }
 
-fn head(bytes: &TokenBytes) -> Lever {
+fn head(bytes: &TokenBytes, parts: &Parts) -> Lever {
+    let read = parts.head.and_then(|head| Some((head, head.bytes_per_token()?)));
+    if let Some((head, read)) = read {
+        let saved = bytes.head.saturating_sub(read);
+        let whole = format!("whole for {} of {} tokens", head.whole, head.tokens);
+        let verdict = match saved {
+            0 => format!("gives nothing: sketch and rows are no less than the head, {whole}"),
+            _ => format!(
+                "saves {} a token decoded greedily: {} of the head's bytes are read, {whole}",
+                part(saved, bytes.total),
+                percent(read as f64 / bytes.head.max(1) as f64)
+            ),
+        };
+        return lossless(LeverName::Head, bytes.head, saved, verdict);
+    }
     Lever {
         name: LeverName::Head,
         at_stake: bytes.head,
@@ -225,7 +239,8 @@ fn head(bytes: &TokenBytes) -> Lever {
         saved_kl_0_001: None,
         saved_perplexity_0_5_percent: None,
         verdict: format!(
-            "is not measured here: the head is {} of a token's weight bytes",
+            "is not measured without a plan that has sketches of it (`aios profile`): the head is \
+             {} of a token's weight bytes",
             part(bytes.head, bytes.total)
         ),
     }

@@ -3,7 +3,9 @@
 //! can be counted on a continuation that was generated one by one.
 
 use super::{HeadroomError, Plan, Progress, step};
+use crate::levers::likeliest;
 use crate::prompts::Prompt;
+use aios_contract::Role;
 use aios_engine::{Executor, Want, argmax};
 use aios_residency::Phase;
 use serde::Serialize;
@@ -70,12 +72,42 @@ impl Drafted {
     }
 }
 
+/// What the continuations read of a head that is screened (SPEC D5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScreenedHead {
+    /// Tokens whose best row was asked for.
+    pub tokens: u64,
+    /// Of these, tokens for which the head was read whole after all.
+    pub whole: u64,
+    /// Bytes of its sketch and rows that they read.
+    pub bytes: u64,
+}
+
+impl ScreenedHead {
+    fn add(&mut self, executor: &Executor) {
+        let read = executor.ledger().phase(Phase::Decode);
+        let of_head = |role| matches!(role, Role::Head | Role::HeadSketch);
+        self.bytes +=
+            read.roles.iter().filter(|entry| of_head(entry.role)).map(|e| e.bytes).sum::<u64>();
+        self.tokens += read.tokens;
+        self.whole += executor.screen_stats().whole;
+    }
+
+    /// Bytes of a token; `None` without one.
+    pub fn bytes_per_token(&self) -> Option<u64> {
+        self.bytes.checked_div(self.tokens)
+    }
+}
+
+/// Continues the texts greedily, by the screen where the executor has one; what that read comes
+/// second.
 pub(super) fn measure(
     executor: &mut Executor,
     texts: &[(&Prompt, Vec<u32>)],
     plan: &Plan,
     progress: &mut Progress<'_>,
-) -> Result<Lookup, HeadroomError> {
+) -> Result<(Lookup, Option<ScreenedHead>), HeadroomError> {
+    let mut head = executor.screens_head().then(ScreenedHead::default);
     let count = plan.continued.min(texts.len());
     let mut categories: BTreeMap<Option<&str>, (usize, [Drafted; 2])> = BTreeMap::new();
     let mut generated = 0;
@@ -83,6 +115,9 @@ pub(super) fn measure(
         let (prompt, ids) = &texts[i * texts.len() / count];
         let sequence =
             generate(executor, ids, plan.generate, &mut || step(progress, "generating", i, count))?;
+        if let Some(head) = &mut head {
+            head.add(executor);
+        }
         generated += sequence.len() - ids.len();
         let empty = || (0, DRAFTS.map(|draft| Drafted { draft, ..Drafted::default() }));
         let (prompts, sums) = categories.entry(prompt.category.as_deref()).or_insert_with(empty);
@@ -98,13 +133,14 @@ pub(super) fn measure(
     let named = |(name, (prompts, drafts)): (Option<&str>, (usize, [Drafted; 2]))| {
         Some(Category { name: name?.to_owned(), prompts, drafts: drafts.to_vec() })
     };
-    Ok(Lookup {
+    let lookup = Lookup {
         ngram: NGRAM,
         prompts: count,
         generated,
         drafts: drafts.to_vec(),
         categories: categories.into_iter().filter_map(named).collect(),
-    })
+    };
+    Ok((lookup, head))
 }
 
 /// `ids` and the likeliest continuation of at most `most` tokens, to the model's end token, which
@@ -118,6 +154,7 @@ fn generate(
     let mut sequence = ids.to_vec();
     let mut next = 0;
     executor.truncate(0);
+    executor.reset_ledger();
     between()?;
     executor.forward(ids, Phase::Prefill, Want::Last, &mut |_, logits| {
         next = argmax(logits).0;
@@ -130,9 +167,10 @@ fn generate(
         sequence.push(next);
         if sequence.len() < ids.len() + most {
             between()?;
-            executor.forward(&[next], Phase::Decode, Want::Last, &mut |_, logits| {
-                next = argmax(logits).0;
-                Ok(())
+            let token = [next];
+            executor.choose(&token, Phase::Decode, Want::Last, Some(1), &mut |_, scores| {
+                next = likeliest(scores).0;
+                Ok(false)
             })?;
         }
     }

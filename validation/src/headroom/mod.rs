@@ -191,8 +191,9 @@ pub fn run(
     let ids: Vec<&[u32]> = texts.iter().map(|(_, ids)| &**ids).collect();
     let activations = activations::measure_tokens(&mut executor, &ids, progress)?;
     let sparsity = sparsity::measure(model, &options, &file, &usable, progress)?;
-    let lookup = lookup::measure(&mut executor, &texts, plan, progress)?;
+    let (lookup, head) = lookup::measure(&mut executor, &texts, plan, progress)?;
     let cache = cache::bytes(model.config());
-    let parts = report::Parts { similarity, duplicates, activations, sparsity, lookup, cache };
+    let parts =
+        report::Parts { similarity, duplicates, activations, sparsity, lookup, head, cache };
     Ok(about.with(parts))
 }

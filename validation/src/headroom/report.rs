@@ -5,7 +5,7 @@ use super::cache::CacheBytes;
 use super::duplicates::Duplicates;
 use super::files::GgufFile;
 use super::levers::{Lever, TokenBytes, levers};
-use super::lookup::Lookup;
+use super::lookup::{Lookup, ScreenedHead};
 use super::similarity::Similarity;
 use super::sparsity::Sparsity;
 use super::{HeadroomError, Progress};
@@ -51,6 +51,8 @@ pub struct HeadroomReport {
     pub cache: Vec<CacheBytes>,
     /// Speculation by look-up.
     pub lookup: Lookup,
+    /// What these read of the head by a plan's sketches; `None` without such a plan.
+    pub head: Option<ScreenedHead>,
     /// What it comes to.
     pub levers: Vec<Lever>,
 }
@@ -75,6 +77,7 @@ pub(super) struct Parts {
     pub activations: Zeros,
     pub sparsity: Sparsity,
     pub lookup: Lookup,
+    pub head: Option<ScreenedHead>,
     pub cache: Vec<CacheBytes>,
 }
 
@@ -126,7 +129,7 @@ impl About {
     pub fn with(self, parts: Parts) -> HeadroomReport {
         let Self { model, environment, calibration, bytes_per_token } = self;
         let levers = levers(&bytes_per_token, &parts);
-        let Parts { similarity, duplicates, activations, sparsity, lookup, cache } = parts;
+        let Parts { similarity, duplicates, activations, sparsity, lookup, head, cache } = parts;
         HeadroomReport {
             schema_version: SCHEMA_VERSION,
             model,
@@ -140,6 +143,7 @@ impl About {
             sparsity,
             cache,
             lookup,
+            head,
             levers,
         }
     }

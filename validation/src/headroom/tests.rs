@@ -1,9 +1,11 @@
 //! The whole of it on micro models, whose weights are random.
 
 use super::*;
+use crate::profile::{self, ProfileOptions};
 use crate::prompts::Prompts;
 use crate::synth::{Recipe, SHAPES, SYNTHETIC_KEY};
 use aios_engine::gguf::{Gguf, TensorSpec, Writer};
+use aios_residency::plan::{Hardware, Plan as AdoptedPlan};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -88,13 +90,45 @@ fn a_report_is_written_as_json_text_and_pictures() {
     for wanted in [
         "# Headroom of micro-qwen2-q4km.gguf",
         "Aliasing gives nothing: the most alike 64 KB blocks of neighbouring layers have a cosine",
-        "Screened head is not measured here",
+        "Screened head is not measured without a plan",
         "| gate first (up and down) |",
         "![What skipping neurons costs](headroom-sparsity.svg)",
     ] {
         assert!(text.contains(wanted), "{wanted}:\n{text}");
     }
     assert!(!text.contains("SYNTHETIC") && !text.contains("NaN") && !text.contains("inf"));
+}
+
+/// The sketches of a plan change no token, and what they and the rows took is counted.
+#[test]
+fn a_plans_sketches_are_judged_by_what_the_continuations_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = models().join("micro-qwen2-q4km.gguf");
+    let without = measure(&path, &plan(), 1);
+    assert!(without.head.is_none());
+    let model = Model::load(&path).expect("a micro model");
+    let hardware = Hardware { cpu: None, isa: "any".to_owned(), processors: 1, llc_bytes: None };
+    let of = ProfileOptions { generate: 6, tokens: 24, ..ProfileOptions::new(hardware.clone()) };
+    let compute = ExecutorOptions::new(1);
+    profile::run(&model, &compute, None, &of, folder.path(), &mut |_, _, _| true).expect("a plan");
+    let (_, stamp) = model.identity().expect("files");
+    let opened = AdoptedPlan::open(folder.path(), &stamp, &hardware).expect("sound");
+    model.adopt(opened, profile::POSITIONS_MOST).expect("adopted");
+    let report = run(&model, &compute, &prompts(), &plan(), &mut |_, _, _| true);
+    let report = report.expect("a report");
+    let head = report.head.expect("counted");
+    assert_eq!(head.tokens as usize + report.lookup.prompts, report.lookup.generated);
+    assert!(head.bytes_per_token().is_some_and(|bytes| bytes > 1000), "{head:?}");
+    let lever = |report: &HeadroomReport| {
+        let of = report.levers.iter().find(|lever| lever.name == levers::LeverName::Head);
+        of.map(|lever| (lever.saved_no_loss, lever.verdict.clone())).expect("a line")
+    };
+    let read = head.bytes_per_token().expect("tokens");
+    let saved = report.bytes_per_token.head.saturating_sub(read);
+    assert_eq!(lever(&report).0, Some(saved));
+    assert_eq!(lever(&without).0, None);
+    let drafts = |report: &HeadroomReport| format!("{:?}", report.lookup);
+    assert_eq!(drafts(&report), drafts(&without));
 }
 
 #[test]

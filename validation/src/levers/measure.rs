@@ -245,7 +245,7 @@ fn greedy(
 }
 
 /// The likeliest token and its logit, the lowest id of several.
-fn likeliest(scores: Scores<'_>) -> (u32, f32) {
+pub(crate) fn likeliest(scores: Scores<'_>) -> (u32, f32) {
     match scores {
         Scores::All(logits) => {
             let id = argmax(logits).0;

@@ -15,6 +15,7 @@ use crate::simulate::{Design, HierarchyError};
 use aios_engine::{EngineError, Executor, ExecutorOptions, KvTiering, Model};
 use aios_kernels::CacheType;
 use aios_residency::MapError;
+pub(crate) use measure::likeliest;
 use measure::{Pair, Passes};
 use serde::Serialize;
 use std::sync::Arc;

@@ -190,14 +190,6 @@ pub fn run(
     folder: &Path,
     progress: &mut Progress<'_>,
 ) -> Result<Manifest, ProfileError> {
-    let shape = model.head_shape();
-    let refused = ProfileError::Shape { rows: shape.rows, cols: shape.cols };
-    if shape.bytes().is_none() || shape.panels() < 2 || shape.cols < aios_kernels::DIRECTIONS {
-        return Err(refused);
-    }
-    if model.config().logit_softcap.is_some() {
-        return Err(ProfileError::Softcap);
-    }
     let built_in = built_in_prompts();
     let chosen = match prompts {
         Some(prompts) => prompts.spread(plan.prompts),
@@ -218,15 +210,13 @@ pub fn run(
     let options = ExecutorOptions { context: plan.context(), exact: false, ..options.clone() };
     let mut executor = Executor::new(Arc::clone(model), options)?;
     executor.screen(None);
-    let fitted = hidden::capture(&mut executor, &fitting, "reading to fit", progress)?;
-    let others = hidden::capture(&mut executor, &held, "reading to measure", progress)?;
-    let directions = directions::fit(&fitted, progress)?;
-    let table = build::write(model, &directions, folder, progress)?;
-    let mapped = Table::open(folder, &table)?;
-    let screen = HeadScreen::new(model.head().0, shape, mapped, POSITIONS_MOST)?;
-    let measured = measure::measure(&mut executor, Arc::new(screen), &held, plan, progress)?;
-    let along = directions::along(&others, &directions);
-    let screen = screened(model, shape, measured, (fitted.rows(), along));
+    let (table, screen, unscreened) =
+        match head(&mut executor, (&fitting, &held), plan, folder, progress) {
+            Ok((table, report)) => (Some(table), Some(report), None),
+            // All else that a plan has is of use without it.
+            Err(error) if error.is_of_head() => (None, None, Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
     let texts = (&*fitting, &*held);
     let target = (plan.quality, folder);
     let made = thresholds::profile(model, executor.options(), texts, target, progress)?;
@@ -244,11 +234,38 @@ pub fn run(
     let keep = cache::keep(&mut executor, &held, plan, progress)?;
     let prefetch = Some(cache::prefetch(&mut executor, &held, plan, progress)?);
     let memory = memory::measure(&mut executor, held[0], plan, progress)?;
-    let tables = std::iter::once(table).chain(neurons).chain(entry).collect();
-    let made = manifest(model, plan, tables, screen)?;
-    let manifest = Manifest { ffn, threshold, keep, prefetch, memory, ..made };
+    let tables = table.into_iter().chain(neurons).chain(entry).collect();
+    let made = manifest(model, plan, tables)?;
+    let manifest = Manifest { screen, unscreened, ffn, threshold, keep, prefetch, memory, ..made };
     write_manifest(folder, &manifest)?;
     Ok(manifest)
+}
+
+/// Sketches the head into a table, and measures what screening it comes to.
+fn head(
+    executor: &mut Executor,
+    (fitting, held): (&[&[u32]], &[&[u32]]),
+    plan: &ProfileOptions,
+    folder: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<(TableEntry, ScreenReport), ProfileError> {
+    let model = Arc::clone(executor.model());
+    let shape = model.head_shape();
+    if shape.bytes().is_none() || shape.panels() < 2 || shape.cols < aios_kernels::DIRECTIONS {
+        return Err(ProfileError::Shape { rows: shape.rows, cols: shape.cols });
+    }
+    if model.config().logit_softcap.is_some() {
+        return Err(ProfileError::Softcap);
+    }
+    let fitted = hidden::capture(executor, fitting, "reading to fit", progress)?;
+    let others = hidden::capture(executor, held, "reading to measure", progress)?;
+    let directions = directions::fit(&fitted, progress)?;
+    let table = build::write(&model, &directions, folder, progress)?;
+    let mapped = Table::open(folder, &table)?;
+    let screen = HeadScreen::new(model.head().0, shape, mapped, POSITIONS_MOST)?;
+    let measured = measure::measure(executor, Arc::new(screen), held, plan, progress)?;
+    let along = directions::along(&others, &directions);
+    Ok((table, screened(&model, shape, measured, (fitted.rows(), along))))
 }
 
 /// What was measured of the screen, whose directions were fitted on so many positions and hold so
@@ -259,11 +276,9 @@ fn screened(
     measured: measure::Measured,
     (fitted_positions, along): (usize, f64),
 ) -> ScreenReport {
-    let named = |(group, bytes): (aios_contract::RoleGroup, u64)| (group.name().to_owned(), bytes);
     ScreenReport {
         pays: measured.positions_most > 0,
         positions_most: measured.positions_most.max(1),
-        bytes_per_token: model.bytes_per_token().into_iter().map(named).collect(),
         head_bytes: model.head().1.len() as u64,
         base_bytes: (shape.front_bytes() + shape.panels_bytes()) as u64,
         refined_bytes: (shape.rows * shape.refined_bytes()) as u64,
@@ -280,8 +295,8 @@ fn manifest(
     model: &Model,
     plan: &ProfileOptions,
     tables: Vec<TableEntry>,
-    screen: ScreenReport,
 ) -> Result<Manifest, ProfileError> {
+    let named = |(group, bytes): (aios_contract::RoleGroup, u64)| (group.name().to_owned(), bytes);
     let (_, stamp) = model.identity().map_err(ProfileError::Files)?;
     let (sha256, bytes) = model.source();
     Ok(Manifest {
@@ -292,7 +307,9 @@ fn manifest(
         quality: plan.quality,
         llc_bytes: plan.llc_bytes,
         tables,
-        screen,
+        bytes_per_token: model.bytes_per_token().into_iter().map(named).collect(),
+        screen: None,
+        unscreened: None,
         ffn: None,
         threshold: None,
         keep: None,
@@ -302,6 +319,11 @@ fn manifest(
 }
 
 impl ProfileError {
+    /// Whether it is the output matrix that cannot be screened, and nothing else is wrong.
+    const fn is_of_head(&self) -> bool {
+        matches!(self, Self::Shape { .. } | Self::Softcap | Self::NotFinite { .. })
+    }
+
     fn not_finite(first: usize, error: NotFinite) -> Self {
         Self::NotFinite { row: first + error.row }
     }

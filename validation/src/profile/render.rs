@@ -2,7 +2,7 @@
 //! measured.
 
 use aios_residency::plan::{
-    FfnReport, KeepReport, Manifest, MemoryReport, PrefetchReport, Quality, Screened,
+    FfnReport, KeepReport, Manifest, MemoryReport, PrefetchReport, Quality, ScreenReport, Screened,
     ThresholdReport,
 };
 use std::fmt::Write;
@@ -12,8 +12,8 @@ const FFN: &str = "ffn";
 
 /// Bytes of a token by group, without the plan and with it.
 fn rows(manifest: &Manifest) -> Vec<(&str, f64, f64)> {
-    let screen = &manifest.screen;
-    let head = if screen.pays { screen.greedy.fraction } else { 1.0 };
+    let screen = manifest.screen.as_ref().filter(|screen| screen.pays);
+    let head = screen.map_or(1.0, |screen| screen.greedy.fraction);
     let skipping = manifest.ffn.as_ref().filter(|ffn| ffn.pays);
     let ffn = skipping.map_or(1.0, |ffn| ffn.read_bytes as f64 / (ffn.whole_bytes.max(1) as f64));
     let of = |(group, bytes): &'_ (String, u64)| {
@@ -24,7 +24,7 @@ fn rows(manifest: &Manifest) -> Vec<(&str, f64, f64)> {
         };
         (*bytes as f64, *bytes as f64 * factor)
     };
-    let all = screen.bytes_per_token.iter().filter(|(_, bytes)| *bytes > 0);
+    let all = manifest.bytes_per_token.iter().filter(|(_, bytes)| *bytes > 0);
     all.map(|entry| (entry.0.as_str(), of(entry).0, of(entry).1)).collect()
 }
 
@@ -32,7 +32,9 @@ fn rows(manifest: &Manifest) -> Vec<(&str, f64, f64)> {
 fn place(manifest: &Manifest, group: &str) -> &'static str {
     match group {
         "embedding" => "model file, the token's row",
-        HEAD if manifest.screen.pays => "plan (sketch) and model file (rows that may be best)",
+        HEAD if manifest.screen.as_ref().is_some_and(|screen| screen.pays) => {
+            "plan (sketch) and model file (rows that may be best)"
+        }
         FFN if manifest.ffn.as_ref().is_some_and(|ffn| ffn.pays) => {
             "plan (down, neuron by neuron), model file (rows of up), panels (gate)"
         }
@@ -42,7 +44,6 @@ fn place(manifest: &Manifest, group: &str) -> &'static str {
 
 /// The plan as Markdown.
 pub fn markdown(manifest: &Manifest) -> String {
-    let screen = &manifest.screen;
     let mut out = String::new();
     let mut line = |text: String| {
         out += &text;
@@ -65,33 +66,11 @@ pub fn markdown(manifest: &Manifest) -> String {
     let saved = 100.0 * (1.0 - after / f64::max(before, 1.0));
     let (before, after) = (before / 1e6, after / 1e6);
     line(format!("| **all** | {before:.2} | {after:.2} | {saved:.1} % fewer |\n"));
-    let [head, base, refined] = [screen.head_bytes, screen.base_bytes, screen.refined_bytes]
-        .map(|bytes| bytes as f64 / 1e6);
-    line(format!(
-        "Head: {head:.2} MB whole; its sketch has {base:.2} MB that every position reads ({:.3} of \
-         the head) and {refined:.2} MB of which it reads some. 32 directions hold \
-         {:.0} % of the hidden states' squared norm, fitted on {} positions.\n",
-        base / head,
-        100.0 * screen.along,
-        screen.fitted_positions
-    ));
-    line("| wanted | head read | rows refined | rows computed | read whole after all |".to_owned());
-    line("|---|---:|---:|---:|---:|".to_owned());
-    for (name, screened) in [("best (greedy)", &screen.greedy), ("40 best", &screen.top_40)] {
-        line(screened_row(name, screened, manifest.head.rows));
+    match (&manifest.screen, &manifest.unscreened) {
+        (Some(report), _) => line(screened(report, manifest.head.rows)),
+        (None, Some(why)) => line(format!("The head is read whole: {why}.")),
+        (None, None) => {}
     }
-    line("\n| positions of a pass | ms, whole head | ms, screened | ratio | passes |".to_owned());
-    line("|---:|---:|---:|---:|---:|".to_owned());
-    for times in &screen.times {
-        let (whole, screened) = (times.whole_ms, times.screened_ms);
-        line(format!(
-            "| {} | {whole:.3} | {screened:.3} | {:.3} | {} |",
-            times.positions,
-            screened / whole,
-            times.samples
-        ));
-    }
-    line(format!("\n{}", verdict(manifest)));
     if let Some(threshold) = &manifest.threshold {
         line(format!("\n{}", thresholds(threshold, manifest.quality)));
     }
@@ -108,6 +87,42 @@ pub fn markdown(manifest: &Manifest) -> String {
         line(format!("\n{}", budget(memory)));
     }
     out
+}
+
+/// What was measured of the screened head, which has so many rows.
+fn screened(screen: &ScreenReport, rows: usize) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out += &text;
+        out.push('\n');
+    };
+    let [head, base, refined] = [screen.head_bytes, screen.base_bytes, screen.refined_bytes]
+        .map(|bytes| bytes as f64 / 1e6);
+    line(format!(
+        "Head: {head:.2} MB whole; its sketch has {base:.2} MB that every position reads ({:.3} of \
+         the head) and {refined:.2} MB of which it reads some. 32 directions hold \
+         {:.0} % of the hidden states' squared norm, fitted on {} positions.\n",
+        base / head,
+        100.0 * screen.along,
+        screen.fitted_positions
+    ));
+    line("| wanted | head read | rows refined | rows computed | read whole after all |".to_owned());
+    line("|---|---:|---:|---:|---:|".to_owned());
+    for (name, screened) in [("best (greedy)", &screen.greedy), ("40 best", &screen.top_40)] {
+        line(screened_row(name, screened, rows));
+    }
+    line("\n| positions of a pass | ms, whole head | ms, screened | ratio | passes |".to_owned());
+    line("|---:|---:|---:|---:|---:|".to_owned());
+    for times in &screen.times {
+        let (whole, screened) = (times.whole_ms, times.screened_ms);
+        line(format!(
+            "| {} | {whole:.3} | {screened:.3} | {:.3} | {} |",
+            times.positions,
+            screened / whole,
+            times.samples
+        ));
+    }
+    out + "\n" + &verdict(screen)
 }
 
 const fn quality(quality: Quality) -> &'static str {
@@ -133,8 +148,7 @@ fn screened_row(name: &str, screened: &Screened, rows: usize) -> String {
 }
 
 /// What the plan comes to, in a sentence.
-fn verdict(manifest: &Manifest) -> String {
-    let screen = &manifest.screen;
+fn verdict(screen: &ScreenReport) -> String {
     match (screen.pays, screen.positions_most) {
         (false, _) => "Verdict: the screen saves bytes and no time here, so it stays off \
                        (--screen on uses it all the same)."

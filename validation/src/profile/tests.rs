@@ -7,7 +7,7 @@ mod thresholds;
 use super::*;
 use crate::synth::{Recipe, Shape};
 use aios_contract::ActivationFn;
-use aios_engine::gguf::{Gguf, TensorSpec, Writer};
+use aios_engine::gguf::{Gguf, TensorSpec, Value, Writer};
 use aios_engine::{Generation, Limits, SamplerOptions, Scores, Session, Want, ZeroLimits};
 use aios_kernels::Isa;
 use aios_residency::Phase;
@@ -194,23 +194,42 @@ fn a_profile_can_be_stopped_and_leaves_nothing() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// A soft cap may make equal what differs, so that there is no screen; the rest of a plan is there.
+#[test]
+fn a_head_that_cannot_be_screened_leaves_the_rest_of_a_plan() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let capped = ("final_logit_softcapping", Value::from(30.0_f32));
+    let model =
+        Model::load(&with_key("micro-llama-q4km.gguf", capped, folder.path())).expect("a model");
+    let plans = folder.path().join("plan");
+    let manifest = profile(&model, &plans);
+    assert!(manifest.screen.is_none() && manifest.prefetch.is_some() && manifest.tables.is_empty());
+    assert!(manifest.unscreened.as_ref().is_some_and(|why| why.contains("soft cap")));
+    let (text, picture) = (markdown(&manifest), svg(&manifest));
+    assert!(text.contains("The head is read whole: ") && text.contains("Prefetching: "), "{text}");
+    assert!(picture.ends_with("</svg>\n"));
+    let (_, stamp) = model.identity().expect("files");
+    let plan = Plan::open(&plans, &stamp, &hardware()).expect("sound");
+    assert!(matches!(model.adopt(plan, 1), Err(AdoptError::Kind(_))));
+}
+
 #[test]
 fn text_and_picture_say_what_the_manifest_holds() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut manifest = profile(&load("micro-llama-q4km.gguf"), folder.path());
-    manifest.screen.pays = true;
-    manifest.screen.positions_most = 4;
+    let screen = manifest.screen.as_mut().expect("screened");
+    (screen.pays, screen.positions_most) = (true, 4);
     let text = markdown(&manifest);
     for wanted in ["| head |", "| **all** |", "| best (greedy) |", "up to 4 positions"] {
         assert!(text.contains(wanted), "{wanted}:\n{text}");
     }
-    manifest.screen.pays = false;
+    manifest.screen.as_mut().expect("screened").pays = false;
     assert!(
         markdown(&manifest).contains("0.0 % fewer") && markdown(&manifest).contains("stays off")
     );
     let picture = svg(&manifest);
     assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
-    let groups = manifest.screen.bytes_per_token.iter().filter(|(_, bytes)| *bytes > 0).count();
+    let groups = manifest.bytes_per_token.iter().filter(|(_, bytes)| *bytes > 0).count();
     assert_eq!(picture.matches("<text").count(), 5 + groups);
 }
 
@@ -226,19 +245,25 @@ fn the_default_model_reads_half_of_its_head() {
     let plan = ProfileOptions::new(hardware());
     let options = ExecutorOptions::new(1);
     let made = run(&model, &options, None, &plan, folder.path(), &mut |_, _, _| true);
-    let screen = made.expect("a plan").screen;
+    let screen = made.expect("a plan").screen.expect("screened");
     println!("{screen:#?}");
     assert!(screen.greedy.fraction <= 0.49, "{}", screen.greedy.fraction);
 }
 
 /// The micro model `name` with another activation, in `folder`.
 fn with_activation(name: &str, function: ActivationFn, folder: &Path) -> std::path::PathBuf {
+    with_key(name, ("hidden_activation", Value::from(function.name())), folder)
+}
+
+/// A copy of a micro model with another value of a key of its architecture.
+fn with_key(name: &str, (key, value): (&str, Value), folder: &Path) -> std::path::PathBuf {
+    let label = format!("{value:?}").replace(|c: char| !c.is_alphanumeric(), "");
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
     let bytes = std::fs::read(models.join(name)).expect("a micro model");
     let file = Gguf::parse(&bytes).expect("sound");
     let mut metadata = file.metadata.clone();
     let architecture = metadata.require_str("general.architecture").expect("a name").to_owned();
-    metadata.set(format!("{architecture}.hidden_activation"), function.name());
+    metadata.set(format!("{architecture}.{key}"), value);
     let specs: Vec<TensorSpec> = file.tensors.iter().map(TensorSpec::from).collect();
     let mut writer = Writer::new(Vec::new(), &metadata, &specs).expect("a header");
     for tensor in &file.tensors {
@@ -246,7 +271,7 @@ fn with_activation(name: &str, function: ActivationFn, folder: &Path) -> std::pa
         let range = tensor.range.start as usize..tensor.range.end as usize;
         writer.append(&bytes[range]).expect("its bytes");
     }
-    let path = folder.join(format!("{}-{name}", function.name()));
+    let path = folder.join(format!("{label}-{name}"));
     std::fs::write(&path, writer.finish().expect("whole")).expect("written");
     path
 }

@@ -103,3 +103,34 @@ fn the_disk_can_be_measured() {
     let missing = doctor(&["/no/such/file"]);
     assert!(text(&missing.stderr).contains("/no/such/file") && !missing.status.success());
 }
+
+/// A plan for a budget: runs keep to it by themselves, `--ram` overrides it, and one that is too
+/// little for a run is a step down and no error.
+#[test]
+fn runs_keep_to_the_budget_of_their_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().to_str().unwrap();
+    let made = aios("profile", &["--ram", "2M", "--out", plan]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let table = text(&made.stdout);
+    assert!(table.contains("Within 2.0 MB of memory") && table.contains("| disk,"), "{table}");
+    let refused = aios("profile", &["--ram", "1k", "--out", plan]);
+    assert!(text(&refused.stderr).contains("the least is"), "{}", text(&refused.stderr));
+    let run = |more: &[&str]| {
+        let base = ["-p", "Once", "-n", "4", "--temp", "0", "--stats", "json", "--plan", plan];
+        let output = aios("run", &[&base[..], more].concat());
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let stats: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        (text(&output.stdout), said, stats["residency"].clone())
+    };
+    let (answer, said, planned) = run(&["-c", "64"]);
+    assert!(said.contains("following the plan: within 2.0 MB"), "{said}");
+    assert_eq!(planned["budget_bytes"], 2_000_000);
+    assert!(planned["ladder"].as_array().unwrap().iter().all(|step| step != "no_plan"));
+    let (other, _, asked) = run(&["-c", "64", "--ram", "2100k"]);
+    assert_eq!((other, &asked["budget_bytes"]), (answer.clone(), &2_100_000.into()));
+    let (long, said, mapped) = run(&["-c", "60000"]);
+    assert_eq!((long, &mapped["budget_bytes"]), (answer, &Value::Null));
+    assert!(mapped["ladder"].as_array().unwrap().iter().any(|step| step == "mapped"), "{said}");
+}

@@ -98,7 +98,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Finds a place for the weights of `model`. Also returns the most tokens of a pass, which may
-    /// be fewer than asked for.
+    /// be fewer than asked for. A budget that a plan names, and nobody else, refuses nothing.
     ///
     /// # Errors
     /// [`EngineError::Ram`], and those of reading.
@@ -106,6 +106,7 @@ impl Memory {
         model: &Model,
         options: &ExecutorOptions,
         need: Need,
+        planned: bool,
     ) -> Result<(Self, usize), EngineError> {
         let blocks = model.blocks();
         let runs = runs(model, options.exact);
@@ -135,9 +136,10 @@ impl Memory {
                 match Resident::within(blocks, runs, left, reserved, &mut ladder) {
                     Ok(resident) => resident,
                     // A budget that nobody asked for refuses nothing.
-                    Err(error) if options.ram.is_none() => {
-                        tracing::warn!("weights are mapped after all: {error}");
-                        Resident::mapped(mapped)
+                    Err(error) if planned || options.ram.is_none() => {
+                        ladder.take(Step::Mapped, &format!("{budget} bytes of memory: {error}"));
+                        batch = asked;
+                        Resident::mapped(mapped).after(&ladder)
                     }
                     Err(ResidentError::Least { least }) => {
                         return Err(EngineError::Ram {

@@ -22,8 +22,10 @@ pub enum Step {
     BufferedReads,
     /// The disk is slow: more threads read ahead, which networked disks profit from.
     SlowDisk,
-    /// There is no plan of a profiler: a rule assigns the tiers.
+    /// No plan has measured the budget: a rule assigns the tiers.
     NoPlan,
+    /// A budget that nobody asked for, or that a plan names, cannot be kept to: weights are mapped.
+    Mapped,
 }
 
 impl Step {
@@ -39,6 +41,7 @@ impl Step {
             Self::BufferedReads => "buffered_reads",
             Self::SlowDisk => "slow_disk",
             Self::NoPlan => "no_plan",
+            Self::Mapped => "mapped",
         }
     }
 }
@@ -55,7 +58,11 @@ impl Ladder {
         let name = step.name();
         match step {
             // What a person should know of; the rest is for those who ask for logs.
-            Step::LargerThanMemory | Step::LessRam | Step::AllocationRefused | Step::SlowDisk => {
+            Step::LargerThanMemory
+            | Step::LessRam
+            | Step::AllocationRefused
+            | Step::SlowDisk
+            | Step::Mapped => {
                 tracing::warn!("{name}: {why}");
             }
             _ => tracing::info!("{name}: {why}"),
@@ -89,6 +96,7 @@ mod tests {
             Step::BufferedReads,
             Step::SlowDisk,
             Step::NoPlan,
+            Step::Mapped,
         ] {
             // What serde makes of the variant is what `name` says.
             let json = serde_json::to_string(&step).expect("a name");

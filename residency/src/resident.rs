@@ -128,6 +128,13 @@ impl Resident {
         Self { runs, sizes, tiered: None, stats }
     }
 
+    /// The same, after the steps of `ladder`.
+    #[must_use]
+    pub fn after(mut self, ladder: &Ladder) -> Self {
+        self.stats.ladder = ladder.steps().to_vec();
+        self
+    }
+
     /// In tiers that take at most `budget` bytes of memory, buffers included. Of `reserved`
     /// the buffers are filled in here.
     ///

@@ -162,8 +162,8 @@ impl Executor {
         if !(1..=CONTEXT_MAX).contains(&options.context) {
             return Err(EngineError::Context { context: options.context, most: CONTEXT_MAX });
         }
-        let ram = options.ram.or(model.planned_budget());
-        let options = ExecutorOptions { ram, ..options };
+        let planned = model.planned_budget().filter(|_| options.ram.is_none());
+        let options = ExecutorOptions { ram: options.ram.or(planned), ..options };
         let start = |threads| {
             let pool = Pool::new(threads);
             pool.map(Arc::new).map_err(|source| EngineError::Threads { threads, source })
@@ -180,7 +180,7 @@ impl Executor {
         let (heads, kv_heads) = (attention.heads, attention.kv_heads);
         let scratch = AttentionScratch::with_capacity(heads, kv_heads, plan.positions());
         let need = Need::new(&model, cache.bytes(), scratch.bytes());
-        let (memory, batch) = Memory::new(&model, &options, need)?;
+        let (memory, batch) = Memory::new(&model, &options, need, planned.is_some())?;
         let context = Context {
             isa: model.tuned(options.isa),
             pool,

@@ -12,7 +12,7 @@ use crate::headroom::{self, HeadroomError};
 use crate::perplexity::{PerplexityError, Windows};
 use crate::report::{Environment, ModelInfo, WriteError, write};
 use crate::simulate::{Design, HierarchyError};
-use aios_engine::{EngineError, Executor, ExecutorOptions, KvTiering, Model};
+use aios_engine::{EngineError, Executor, ExecutorOptions, KvTiering, Model, ZeroLimits};
 use aios_kernels::CacheType;
 use aios_residency::MapError;
 pub(crate) use measure::likeliest;
@@ -26,7 +26,9 @@ const TIERS: [KvTiering; 2] = [KvTiering::Warm, KvTiering::Cold];
 /// The longest passes of the run that streams weights.
 const BATCH_STREAMED: usize = 16;
 /// Lengths of passes in which a prompt is read, where they are shorter than it.
-const CHUNKS: [usize; 3] = [64, 128, 512];
+const CHUNKS: [usize; 4] = [64, 128, 512, 2048];
+/// How zero neurons are skipped where time does not count.
+const ALL: &str = "skipping whatever saves bytes";
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -239,7 +241,9 @@ pub fn run(
     let (context, kv_tiers) = (plan.context(), KvTiering::Off);
     let options = ExecutorOptions { context, kv_tiers, exact: false, ram: None, ..options.clone() };
     let mut bench = Bench { model, options, ids: &ids, plan, progress };
-    let mut levers = vec![bench.head()?, bench.zeros()?, bench.threshold(windows.as_ref())?];
+    let mut levers = vec![bench.head()?];
+    levers.extend(bench.zeros()?);
+    levers.push(bench.threshold(windows.as_ref())?);
     levers.extend([bench.cache()?, bench.prefetch()?, bench.aliasing()?]);
     levers.extend(bench.tiers(windows.as_ref())?);
     levers.push(bench.streaming()?);
@@ -331,7 +335,8 @@ impl Bench<'_, '_> {
         self.exact(NAME, "greedy".to_owned(), on)
     }
 
-    fn zeros(&mut self) -> Result<Lever, LeverError> {
+    /// Within the plan's limits, and wherever that saves bytes.
+    fn zeros(&mut self) -> Result<Vec<Lever>, LeverError> {
         const NAME: &str = "FFN zeros";
         let function = self.model.config().ffn.activation;
         let Some(neurons) = self.model.ffn_neurons().cloned() else {
@@ -341,18 +346,25 @@ impl Bench<'_, '_> {
                     format!("the activation is {}, which has no true zeros", function.name())
                 }
             };
-            return Ok(nothing(NAME, reason));
+            return Ok(vec![nothing(NAME, reason)]);
         };
-        let mut on = self.off()?;
+        let mut levers = Vec::new();
         let limits = neurons.limits();
-        on.skip_zeros_by(Some(neurons));
         let of_ten = |tenths| 10 * tenths;
-        let setting = format!(
+        let planned = format!(
             "down up to {} % of its bytes, up to {} % of the gates",
             of_ten(limits.down_of_ten),
             of_ten(limits.up_of_ten)
         );
-        self.exact(NAME, setting, on)
+        for (setting, limits) in [(planned, limits), (ALL.to_owned(), ZeroLimits::BYTES)] {
+            let mut on = self.off()?;
+            on.skip_zeros_by(Some(Arc::new(neurons.within(limits))));
+            levers.push(self.exact(NAME, setting, on)?);
+            if limits == ZeroLimits::BYTES {
+                break;
+            }
+        }
+        Ok(levers)
     }
 
     fn threshold(&mut self, windows: Option<&Windows>) -> Result<Lever, LeverError> {
@@ -363,7 +375,8 @@ impl Bench<'_, '_> {
         };
         let mut on = self.off()?;
         on.cut_by(Some(Arc::clone(&thresholds)));
-        on.skip_zeros_by(self.model.ffn_neurons().cloned());
+        let neurons = self.model.ffn_neurons();
+        on.skip_zeros_by(neurons.map(|neurons| Arc::new(neurons.within(ZeroLimits::BYTES))));
         let (off, on, unknown) = self.compare(NAME, on, false)?;
         let scored = match windows {
             Some(windows) => {
@@ -376,7 +389,7 @@ impl Bench<'_, '_> {
             None => None,
         };
         let quality = scored.unwrap_or(unknown);
-        let setting = "as the plan says".to_owned();
+        let setting = format!("the plan's, {ALL}");
         Ok(Lever { name: NAME, setting, finding: Finding::Measured { off, on, quality } })
     }
 

@@ -10,7 +10,7 @@ use aios_residency::plan::{KeepReport, PrefetchReport};
 /// Parts of the cache, in sixteenths, that are tried.
 const SHARES: [u64; 4] = [8, 10, 12, 14];
 /// Distances that are tried beside this program's own choice.
-const DISTANCES: [usize; 6] = [0, 1024, 2048, 4096, 8192, 16_384];
+const DISTANCES: [usize; 7] = [0, 1024, 2048, 4096, 8192, 16_384, 32_768];
 /// The simulated caches: one a thread, and how many ways the last one has.
 const PRIVATE: (u64, u32) = (1 << 20, 16);
 const WAYS: u32 = 16;

@@ -126,6 +126,9 @@ fn a_plan_for_a_budget_says_what_lives_where_and_runs_keep_to_it() {
     let no_plan = aios_residency::Step::NoPlan;
     assert!(planned.budget_bytes == Some(ram) && !planned.ladder.contains(&no_plan));
     assert_eq!(planned.stream_bytes, memory.stream_bytes);
+    // A context for which the plan's budget is too little does without.
+    let long = stats(compute(1 << 20));
+    assert!(long.ladder.contains(&aios_residency::Step::Mapped) && long.budget_bytes.is_none());
     let other = stats(ExecutorOptions { ram: Some(ram + 4096), ..compute(memory.context) });
     assert!(other.budget_bytes == Some(ram + 4096) && other.ladder.contains(&no_plan));
 }

@@ -1,5 +1,5 @@
-//! Anonymous memory in whole pages: for hot blocks, for the buffers that the disk fills, and for the
-//! KV cache.
+//! Anonymous memory in whole pages: for hot blocks, for the buffers that the disk fills, and for
+//! the KV cache.
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 use rustix::param::page_size;

@@ -154,7 +154,8 @@ mod tests {
     #[test]
     fn memory_is_shared_and_sealed() {
         let bytes = [1 << 20, 1 << 20];
-        let shared = SharedPages::copy(&filled(bytes), [vec![0..1 << 20], vec![]]).expect("memory");
+        let whole = std::iter::once(0..1 << 20).collect();
+        let shared = SharedPages::copy(&filled(bytes), [whole, vec![]]).expect("memory");
         assert!(shared.file.write_all_at(b"x", 0).is_err());
         assert!(shared.file.set_len(0).is_err());
         assert!(!shared.fit(&KvArena::new(2, 1 << 20, 9).expect("memory")));

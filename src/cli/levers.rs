@@ -29,8 +29,8 @@ Examples:
 
 The levers: the screened head, zero neurons, thresholds and the prefetch distance (of the plan that
 `aios profile` has made), weights kept in the last-level cache, layers that share weights, tiers of
-the KV cache, weights streamed from disk, prompts that sessions share and prompts in chunks. What must
-not change a result is compared bit for bit, and a difference is an error. Tiers are scored in
+the KV cache, weights streamed from disk, prompts that sessions share and prompts in chunks. What
+must not change a result is compared bit for bit, and a difference is an error. Tiers are scored in
 exact arithmetic, which takes most of the time; --windows 0 leaves that out.")]
 pub(super) struct LeversArgs {
     #[command(flatten)]

@@ -23,8 +23,8 @@ impl Model {
         let _ = self.ahead.set(bytes);
     }
 
-    /// Has the executors that are made from now on, and for which no other budget of memory is asked
-    /// for, keep to this one.
+    /// Has the executors that are made from now on, and for which no other budget of memory is
+    /// asked for, keep to this one.
     pub fn adopt_budget(&self, bytes: u64) {
         // As above.
         let _ = self.budget.set(bytes);

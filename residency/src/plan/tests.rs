@@ -128,8 +128,19 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
              \"skipped_ms\": 0.5}},"
         )
     };
+    let early = |ahead: &str| {
+        format!(
+            "\"prefetch\": {{\"ahead\": {ahead}, \"usual\": 1, \"fastest\": 2, \"tokens\": 1, \
+             \"usual_ms\": 1.0, \"fastest_ms\": 0.5}},"
+        )
+    };
+    let before_screen = |field: &str| changed("\"screen\": {", &format!("{field} \"screen\": {{"));
     for (text, wanted) in [
         (b"".to_vec(), "EOF"),
+        (before_screen(&early("65537")), "so far ahead"),
+        (before_screen(&early("1.5")), "1.5"),
+        (before_screen("\"keep\": 7,"), "KeepReport"),
+        (before_screen("\"memory\": {\"ram_bytes\": -1},"), "-1"),
         (vec![0xff; 10], "line 1"),
         (b"[]".to_vec(), "invalid"),
         (b"{}".to_vec(), "schema"),
@@ -140,8 +151,8 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         (changed("\"exact\"", "\"lossless\""), "lossless"),
         (changed("\"rows\": 10", "\"rows\": -10"), "-10"),
         (changed("head_sketch\"", "foot_sketch\""), "kind"),
-        (changed("\"screen\": {", &format!("{} \"screen\": {{", ffn(11))), "ten tenths"),
-        (changed("\"screen\": {", &format!("{} \"screen\": {{", ffn(-1))), "-1"),
+        (before_screen(&ffn(11)), "ten tenths"),
+        (before_screen(&ffn(-1)), "-1"),
         (changed("\"file\": \"", "\"file\": \"../"), "name"),
         (changed("\"file\": \"", "\"file\": \"/"), "name"),
         (changed("\"bytes\": 9096", "\"bytes\": 18446744073709551615"), "length"),

@@ -117,7 +117,9 @@ fn a_plans_sketches_are_judged_by_what_the_continuations_read() {
     let report = run(&model, &compute, &prompts(), &plan(), &mut |_, _, _| true);
     let report = report.expect("a report");
     let head = report.head.expect("counted");
-    assert_eq!(head.tokens as usize + report.lookup.prompts, report.lookup.generated);
+    // The last token of a continuation is read only where an end token may follow it.
+    let (lookup, tokens) = (&report.lookup, head.tokens as usize);
+    assert!((lookup.generated - lookup.prompts..=lookup.generated).contains(&tokens), "{head:?}");
     assert!(head.bytes_per_token().is_some_and(|bytes| bytes > 1000), "{head:?}");
     let lever = |report: &HeadroomReport| {
         let of = report.levers.iter().find(|lever| lever.name == levers::LeverName::Head);

@@ -70,8 +70,8 @@ impl Ways<'_> {
             let (last, start) = ids.split_last().expect("prompts of two tokens or more");
             executor.forward(start, Phase::Prefill, Want::None, &mut |_, _| Ok(()))?;
             let mut next = *last;
-            for token in 0..plan.generate {
-                next = self.token(executor, next, token, &mut timed)?;
+            for _ in 0..plan.generate {
+                next = self.token(executor, next, &mut timed)?;
             }
         }
         (self.set)(executor, 0);
@@ -83,10 +83,9 @@ impl Ways<'_> {
         &mut self,
         executor: &mut Executor,
         id: u32,
-        token: usize,
         timed: &mut Timed,
     ) -> Result<u32, ProfileError> {
-        let len = executor.len();
+        let (len, token) = (executor.len(), timed.tokens as usize);
         let mut found: Vec<Vec<u32>> = vec![Vec::new(); self.count];
         for turn in 0..self.count {
             // What comes first finds colder caches, so the order changes.

@@ -80,7 +80,7 @@ fn what_does_not_fit_is_read_past_the_cache_and_nothing_changes() {
         let model = load(name, folder.path());
         let mut executor = executor(&model);
         assert_eq!(executor.kept(), None);
-        let plain: Vec<_> = [1, 8, 16].map(|n| pass(&mut executor, n)).into();
+        let plain: Vec<_> = [1, 2, 16].map(|n| pass(&mut executor, n)).into();
         assert!(plain.iter().all(|(_, seen)| seen.past == 0));
         executor.keep_in_cache(Some(u64::MAX));
         let all = executor.kept().expect("kept");
@@ -91,7 +91,7 @@ fn what_does_not_fit_is_read_past_the_cache_and_nothing_changes() {
             assert!(kept_bytes <= room && kept_bytes + past_bytes == all.kept_bytes, "{name}");
             // The largest matrix that does not fit may leave much of the room.
             assert!(room == 0 || kept_bytes > 0, "{name} {room}");
-            for (n, (bits, before)) in [1, 8, 16].into_iter().zip(&plain) {
+            for (n, (bits, before)) in [1, 2, 16].into_iter().zip(&plain) {
                 let (found, seen) = pass(&mut executor, n);
                 assert!(found == *bits, "{name} {room} {n}");
                 assert_eq!(seen.past + seen.other, before.other, "{name} {room} {n}");

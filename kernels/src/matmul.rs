@@ -28,7 +28,7 @@ mod tiles;
 pub use gather::dot_rows;
 pub use inner::{Inner, inner};
 
-use crate::act::{QuantRows, ScaleBlock, TILED};
+use crate::act::{QuantRows, ScaleBlock};
 use crate::format::{self, Float, Format32, Format256, Visitor};
 use crate::isa::{Isa, Op};
 use crate::layers::add;
@@ -47,6 +47,8 @@ const FEW_BYTES: usize = 8 << 10;
 const MANY_BYTES: usize = 32 << 10;
 /// From this many activation rows on there are many, and arithmetic takes the time, not memory.
 const MANY: usize = 17;
+/// The most activation rows whose products read weights past the caches.
+const PAST_ROWS: usize = 2;
 /// Weight bytes that are packed at a time where the weights are rows.
 const PACKED_BYTES: usize = 192 << 10;
 
@@ -128,7 +130,7 @@ impl<'a> Matrix<'a> {
 
     /// Whether a product with `n` activation rows reads it past the caches.
     pub const fn is_read_past(&self, n: usize) -> bool {
-        self.past && n < TILED && matches!(self.layout, Layout::Panels)
+        self.past && n <= PAST_ROWS && matches!(self.layout, Layout::Panels)
     }
 
     /// Its dtype.

@@ -53,8 +53,8 @@ trait Multiply {
     fn unpack<S: Simd>(simd: S, panel: &[Self::Panel], out: &mut [[u8; 64]]);
 
     /// The products with a group of `C` columns, whose tiles are `x`. With `UNPACKED` the weights
-    /// are taken from `weights`.
-    fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
+    /// are taken from `weights`; with `PAST` they are asked for past the caches.
+    fn multiply<S: Simd, const C: usize, const UNPACKED: bool, const PAST: bool>(
         simd: S,
         weights: Weights<'_, Self::Panel>,
         x: &[i32],
@@ -78,18 +78,14 @@ struct Weights<'a, P> {
     unpacked: &'a [[u8; 64]],
     /// Unless this is 0, the memory that lies so many bytes behind what is read is asked for.
     ahead: usize,
-    /// Whether what is asked for is to go past the caches.
-    past: bool,
 }
 
 impl<P> Weights<'_, P> {
     /// Asks for memory, `block` being what is about to be read.
     #[inline(always)]
-    fn ask(&self, block: &P) {
-        match (self.ahead, self.past) {
-            (0, _) => {}
-            (ahead, false) => prefetch_second(block, ahead),
-            (ahead, true) => prefetch_past(block, ahead),
+    fn ask<const PAST: bool>(&self, block: &P) {
+        if self.ahead > 0 {
+            if PAST { prefetch_past(block, self.ahead) } else { prefetch_second(block, self.ahead) }
         }
     }
 }
@@ -136,16 +132,19 @@ fn columns_of<M: Multiply, S: Simd, const UNPACKED: bool>(
     x: &QuantRows,
     to: Target<'_, '_>,
 ) {
+    let past = to.piece.job.weights.is_read_past(to.piece.input.rows());
     for group in x.groups() {
         match group.width {
-            1 => columns::<M, S, 1, UNPACKED>(simd, &group, to),
-            2 => columns::<M, S, 2, UNPACKED>(simd, &group, to),
-            3 if S::COLUMNS >= 3 => columns::<M, S, 3, UNPACKED>(simd, &group, to),
-            4 if S::COLUMNS >= 4 => columns::<M, S, 4, UNPACKED>(simd, &group, to),
-            5 if S::COLUMNS >= 5 => columns::<M, S, 5, UNPACKED>(simd, &group, to),
-            6 if S::COLUMNS >= 6 => columns::<M, S, 6, UNPACKED>(simd, &group, to),
-            7 if S::COLUMNS >= 7 => columns::<M, S, 7, UNPACKED>(simd, &group, to),
-            8 if S::COLUMNS >= 8 => columns::<M, S, 8, UNPACKED>(simd, &group, to),
+            1 if past => columns::<M, S, 1, false, true>(simd, &group, to),
+            2 if past => columns::<M, S, 2, false, true>(simd, &group, to),
+            1 => columns::<M, S, 1, UNPACKED, false>(simd, &group, to),
+            2 => columns::<M, S, 2, UNPACKED, false>(simd, &group, to),
+            3 if S::COLUMNS >= 3 => columns::<M, S, 3, UNPACKED, false>(simd, &group, to),
+            4 if S::COLUMNS >= 4 => columns::<M, S, 4, UNPACKED, false>(simd, &group, to),
+            5 if S::COLUMNS >= 5 => columns::<M, S, 5, UNPACKED, false>(simd, &group, to),
+            6 if S::COLUMNS >= 6 => columns::<M, S, 6, UNPACKED, false>(simd, &group, to),
+            7 if S::COLUMNS >= 7 => columns::<M, S, 7, UNPACKED, false>(simd, &group, to),
+            8 if S::COLUMNS >= 8 => columns::<M, S, 8, UNPACKED, false>(simd, &group, to),
             width => unreachable!("a group of {width} columns"),
         }
     }
@@ -169,17 +168,16 @@ struct Target<'a, 'b> {
 
 /// A run of panels against a group of `C` columns.
 #[inline(always)]
-fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
+fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool, const PAST: bool>(
     simd: S,
     group: &Group<'_>,
     to: Target<'_, '_>,
 ) {
     // One or two columns leave most processors' own prefetching time to keep up, and the columns
     // after the first ones find the panel in the cache.
-    let past = to.piece.job.weights.is_read_past(to.piece.input.rows());
     let ahead = match group.first {
         0 if C >= 3 => AHEAD,
-        0 if past => to.piece.isa.ahead().max(AHEAD_PAST),
+        0 if PAST => to.piece.isa.ahead().max(AHEAD_PAST),
         0 => to.piece.isa.ahead(),
         _ => 0,
     };
@@ -187,8 +185,8 @@ fn columns<M: Multiply, S: Simd, const C: usize, const UNPACKED: bool>(
     let mut lanes: F32s = [0.0; LANES];
     for (p, panel) in to.bytes.chunks_exact(to.panel_bytes).enumerate() {
         let unpacked = if UNPACKED { &to.unpacked[p * words..(p + 1) * words] } else { &[] };
-        let weights = Weights { panel: format::blocks(panel), unpacked, ahead, past };
-        let sums = M::multiply::<S, C, UNPACKED>(simd, weights, group.tiles);
+        let weights = Weights { panel: format::blocks(panel), unpacked, ahead };
+        let sums = M::multiply::<S, C, UNPACKED, PAST>(simd, weights, group.tiles);
         let row = to.row + p * PANEL_ROWS;
         let rows = PANEL_ROWS.min(to.piece.rows - row);
         for (c, sum) in sums.into_iter().enumerate() {
@@ -231,7 +229,7 @@ impl<F: Format32> Multiply for Blocks32<F> {
     }
 
     #[inline(always)]
-    fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
+    fn multiply<S: Simd, const C: usize, const UNPACKED: bool, const PAST: bool>(
         simd: S,
         weights: Weights<'_, F::Panel>,
         x: &[i32],
@@ -240,7 +238,7 @@ impl<F: Format32> Multiply for Blocks32<F> {
         let mut acc = [simd.splat(0.0); C];
         for (t, (x, panels)) in tiles(x).iter().zip(panel.chunks(8)).enumerate() {
             for (j, panel) in panels.iter().enumerate() {
-                weights.ask(panel);
+                weights.ask::<PAST>(panel);
                 let block = 8 * t + j;
                 let ready =
                     if UNPACKED { &unpacked.as_chunks::<8>().0[block] } else { &[[0; 64]; 8] };
@@ -329,7 +327,7 @@ impl<F: Format256> Multiply for Blocks256<F> {
     }
 
     #[inline(always)]
-    fn multiply<S: Simd, const C: usize, const UNPACKED: bool>(
+    fn multiply<S: Simd, const C: usize, const UNPACKED: bool, const PAST: bool>(
         simd: S,
         weights: Weights<'_, F::Panel>,
         x: &[i32],
@@ -337,7 +335,7 @@ impl<F: Format256> Multiply for Blocks256<F> {
         let Weights { panel, unpacked, .. } = weights;
         let mut acc = [simd.splat(0.0); C];
         for (b, (x, panel)) in tiles(x).iter().zip(panel).enumerate() {
-            weights.ask(panel);
+            weights.ask::<PAST>(panel);
             let scales = F::scales(panel);
             let mut isum = [simd.splat_int(0); C];
             let ready = if UNPACKED { &unpacked.as_chunks::<64>().0[b] } else { &[[0; 64]; 64] };

@@ -14,8 +14,8 @@ use crate::types::{
 use aios_contract::TensorName;
 use aios_engine::tokenizer::{ParseSpecial, RenderSpecial, Tokenizer};
 use aios_engine::{
-    EngineError, Executor, ExecutorOptions, Model, RowActivity, Scores, Shared, Want, WeightBlocks,
-    ZeroLimits, argmax,
+    EngineError, Executor, ExecutorOptions, Followed, Model, PartMode, PlanModes, RowActivity,
+    Scores, Shared, Want, WeightBlocks, argmax,
 };
 use aios_kernels::Isa;
 use aios_residency::plan::Plan;
@@ -333,27 +333,17 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
             None => plan_folder(model).map_err(|error| format!("{error:#}"))?,
         };
         let (_, stamp) = model.identity().map_err(|error| error.to_string())?;
-        let mut plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
-        let ffn = plan.manifest.ffn.clone();
-        // What thresholds leave out changes results, so here they do not hold, and what pays with
-        // them was not measured without.
-        let lossy = plan.manifest.threshold_in_force().is_some();
-        let ffn = ffn.filter(|ffn| (ffn.pays && !lossy) || mode == AIOS_PLAN_ON);
-        let skips = ffn.is_some();
-        if let Some(ffn) = ffn {
-            let limits = ZeroLimits::of(&ffn);
-            model.adopt_neurons(&mut plan, limits).map_err(|error| error.to_string())?;
-        }
-        let keep = plan.manifest.keep.filter(|keep| keep.pays || mode == AIOS_PLAN_ON);
-        keep.iter().for_each(|keep| model.adopt_keep(keep.room));
-        let early = plan.manifest.prefetch.filter(|found| found.ahead != found.usual);
-        early.iter().for_each(|found| model.adopt_ahead(found.ahead));
-        let wanted = |pays| pays || mode == AIOS_PLAN_ON;
-        let screen = plan.manifest.screen.as_ref().filter(|screen| wanted(screen.pays));
-        let Some(most) = screen.map(|screen| screen.positions_most) else {
-            return Ok(skips || keep.is_some() || early.is_some());
+        let plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
+        let part = if mode == AIOS_PLAN_ON { PartMode::Always } else { PartMode::Auto };
+        // What thresholds leave out changes results, so here they do not hold.
+        let modes = PlanModes {
+            screen: part,
+            zeros: part,
+            threshold: PartMode::Off,
+            keep: part,
+            budget: true,
         };
-        model.adopt(plan, most).map(|()| true).map_err(|error| error.to_string())
+        model.follow(plan, &modes).map(Followed::any).map_err(|error| error.to_string())
     })();
     match followed {
         Err(what) if asked => Err(Failure::new(AIOS_PLAN, what)),

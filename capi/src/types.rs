@@ -59,7 +59,8 @@ pub struct Options {
     /// One of `AIOS_SHARE_`.
     pub share: u32,
     /// Bytes of memory for weights, cache and activations; what exceeds them is read from disk in
-    /// every pass. 0 lets the system decide what stays in memory.
+    /// every pass. 0 keeps to the budget that the plan was made for, if it was made for one, or
+    /// lets the system decide what stays in memory.
     pub ram_bytes: u64,
     /// The folder of the plan; NULL for the one in the user's cache folder.
     pub plan_folder: *const c_char,

@@ -50,6 +50,16 @@ impl KvTiering {
             Self::Cold => "cold",
         }
     }
+
+    /// The first position of a sequence that sees a page of the oldest of these tiers: the first
+    /// page behind those of the beginning is then older than those of the newer tiers.
+    pub const fn first_position(self) -> usize {
+        match self {
+            Self::Off => 0,
+            Self::Warm => (SINK_PAGES + WINDOW_PAGES + 1) * BLOCK,
+            Self::Cold => (SINK_PAGES + WARM_PAGES + 1) * BLOCK,
+        }
+    }
 }
 
 impl std::str::FromStr for KvTiering {

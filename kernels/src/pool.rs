@@ -10,6 +10,7 @@
 //! 4. A thread that waits asks memory for what it reads next ([`Ahead`]), because memory is what
 //!    a token's time goes to.
 
+use crate::simd::prefetch_address;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -51,25 +52,12 @@ impl Ahead {
     #[inline]
     fn spin(&mut self) {
         for _ in 0..self.lines.min(AHEAD_LINES) {
-            ask_for(self.at);
+            prefetch_address(self.at);
             self.at = self.at.wrapping_add(64);
             self.lines -= 1;
         }
         std::hint::spin_loop();
     }
-}
-
-/// Asks for the cache line at `address`, into the second level. The address may be anything.
-#[inline(always)]
-fn ask_for(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every x86-64 processor has the instruction, which takes any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 #[repr(align(128))]

@@ -24,14 +24,15 @@ const CACHE: &str = "desktop-36mb";
 #[command(after_help = "\
 Examples:
   aios levers -m model.gguf
-  aios levers -m model.gguf --depth 4000 -c 2048 --windows 2 --out report
-  aios levers -m model.gguf -f text.txt --windows 0 --json
+  aios levers -m model.gguf -f text.txt -c 2048 --out report
+  aios levers -m model.gguf --depth 4000 --windows 0 --json
 
-The levers: the screened head, zero neurons, thresholds and the prefetch distance (of the plan that
-`aios profile` has made), weights kept in the last-level cache, layers that share weights, tiers of
-the KV cache, weights streamed from disk, prompts that sessions share and prompts in chunks. What
-must not change a result is compared bit for bit, and a difference is an error. Tiers are scored in
-exact arithmetic, which takes most of the time; --windows 0 leaves that out.")]
+The levers: the screened head (greedy and for top-k 40), zero neurons, thresholds and the prefetch
+distance (of the plan that `aios profile` has made), weights kept in the last-level cache, layers
+that share weights, tiers of the KV cache, weights streamed from disk, prompts that sessions share
+and prompts in chunks. What must not change a result is compared bit for bit, and a difference is an
+error. Tiers are scored in exact arithmetic, which takes most of the time; --windows 0 leaves that
+out. Cold ones begin behind 1,152 positions: -c 2048 scores them, on a text of as many tokens.")]
 pub(super) struct LeversArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -40,7 +41,7 @@ pub(super) struct LeversArgs {
     #[arg(short, long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Positions before the tokens that are decoded.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 2048)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     depth: u32,
     /// Tokens that are decoded in each round.

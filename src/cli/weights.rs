@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aios_engine::{AdoptError, Model, RepackError, ZeroLimits};
+use aios_engine::{Followed, Model, PartMode, PlanModes, RepackError};
 use aios_residency::plan::{Manifest, Plan, PlanError};
 use clap::{Args, ValueEnum};
 
@@ -63,13 +63,13 @@ pub enum ScreenMode {
     Always,
 }
 
-impl ScreenMode {
-    /// Whether what pays or does not is followed.
-    const fn follows(self, pays: bool) -> bool {
-        match self {
-            Self::On | Self::Always => true,
-            Self::Off => false,
-            Self::Auto => pays,
+impl From<ScreenMode> for PartMode {
+    fn from(mode: ScreenMode) -> Self {
+        match mode {
+            ScreenMode::On => Self::On,
+            ScreenMode::Off => Self::Off,
+            ScreenMode::Auto => Self::Auto,
+            ScreenMode::Always => Self::Always,
         }
     }
 }
@@ -168,52 +168,62 @@ impl WeightArgs {
             Ok((_, stamp)) => Plan::open(&folder, &stamp, &hardware()),
             Err(error) => return refused(&error),
         };
-        let mut plan = match plan {
+        let plan = match plan {
             Ok(plan) => plan,
             Err(PlanError::Missing { .. }) if !asked => return,
             Err(error) => return refused(&error),
         };
-        if let Err(error) = self.follow_neurons(model, &mut plan) {
-            return refused(&error);
-        }
-        self.follow_caches(model, &plan.manifest);
-        let Some(screen) = &plan.manifest.screen else {
-            if let (ScreenMode::On, Some(why)) = (self.screen, &plan.manifest.unscreened) {
-                terminal.notice(&format!("the head is not screened: {why}"));
-            }
-            return;
+        let manifest = plan.manifest.clone();
+        let modes = PlanModes {
+            screen: self.screen.into(),
+            zeros: self.zeros.into(),
+            threshold: self.threshold.into(),
+            keep: self.keep.into(),
+            // What is measured must have its own budget.
+            budget: !self.modes().contains(&ScreenMode::Always),
         };
-        if !self.screen.follows(screen.pays) {
-            return tracing::info!("the head is not screened: it saves no time here, or is off");
-        }
-        let (most, fraction) = (screen.positions_most, screen.greedy.fraction);
-        let group = model.bytes_per_token();
-        let head: u64 =
-            group.iter().filter(|(g, _)| g.name() == "head").map(|(_, bytes)| bytes).sum();
-        match model.adopt(plan, most) {
-            Ok(()) => terminal.notice(&format!(
-                "following the plan: the head is screened, {:.1} of {:.1} MB for a token, same \
-                 results (--no-plan does without)",
-                megabytes(head) * fraction,
-                megabytes(head),
-            )),
+        match model.follow(plan, &modes) {
+            Ok(followed) => self.tell(model, &manifest, followed),
             Err(error) => refused(&error),
         }
     }
 
-    /// Follows what a plan says of the last-level cache and of how early weights are asked for.
-    fn follow_caches(&self, model: &Model, manifest: &Manifest) {
+    /// Says what of a plan is followed, and what was asked for and is not.
+    fn tell(&self, model: &Model, manifest: &Manifest, followed: Followed) {
         let terminal = Terminal::new();
-        match &manifest.keep {
-            Some(keep) if self.keep.follows(keep.pays) => {
-                model.adopt_keep(keep.room);
+        self.tell_neurons(model, manifest, followed);
+        self.tell_caches(manifest, followed);
+        match &manifest.screen {
+            Some(screen) if followed.screen => {
+                let group = model.bytes_per_token();
+                let head: u64 =
+                    group.iter().filter(|(g, _)| g.name() == "head").map(|(_, bytes)| bytes).sum();
                 terminal.notice(&format!(
-                    "following the plan: {:.1} MB of weights stay in the last-level cache, {:.1} \
-                     MB are read past it, same results (--keep off does without)",
-                    megabytes(keep.kept_bytes),
-                    megabytes(keep.past_bytes),
+                    "following the plan: the head is screened, {:.1} of {:.1} MB for a token, same \
+                     results (--no-plan does without)",
+                    megabytes(head) * screen.greedy.fraction,
+                    megabytes(head),
                 ));
             }
+            Some(_) => tracing::info!("the head is not screened: it saves no time here, or is off"),
+            None => {
+                if let (ScreenMode::On, Some(why)) = (self.screen, &manifest.unscreened) {
+                    terminal.notice(&format!("the head is not screened: {why}"));
+                }
+            }
+        }
+    }
+
+    /// What is followed of the last-level cache, of memory, and of how early weights are asked for.
+    fn tell_caches(&self, manifest: &Manifest, followed: Followed) {
+        let terminal = Terminal::new();
+        match &manifest.keep {
+            Some(keep) if followed.keep => terminal.notice(&format!(
+                "following the plan: {:.1} MB of weights stay in the last-level cache, {:.1} MB \
+                 are read past it, same results (--keep off does without)",
+                megabytes(keep.kept_bytes),
+                megabytes(keep.past_bytes),
+            )),
             Some(_) => tracing::info!("no weights are kept in the cache: no time saved, or off"),
             None if self.keep == ScreenMode::On => terminal.notice(
                 "no weights are kept in the cache: the plan is for one that holds them all; \
@@ -221,10 +231,7 @@ impl WeightArgs {
             ),
             None => {}
         }
-        // What is measured must have its own budget.
-        let measuring = self.modes().contains(&ScreenMode::Always);
-        if let Some(memory) = manifest.memory.filter(|_| !measuring) {
-            model.adopt_budget(memory.ram_bytes);
+        if let Some(memory) = manifest.memory.filter(|_| followed.budget) {
             terminal.notice(&format!(
                 "following the plan: within {:.1} MB of memory, {:.1} MB of weights are read from \
                  disk for each pass, same results (--ram decides otherwise)",
@@ -232,78 +239,54 @@ impl WeightArgs {
                 megabytes(memory.stream_bytes),
             ));
         }
-        if let Some(prefetch) = manifest.prefetch.filter(|found| found.ahead != found.usual) {
-            model.adopt_ahead(prefetch.ahead);
+        if let Some(prefetch) = manifest.prefetch.filter(|_| followed.ahead) {
             tracing::info!("weights are asked for {} bytes ahead of use", prefetch.ahead);
         }
     }
 
-    /// Follows what a plan says of thresholds; whether they hold.
-    fn follow_thresholds(&self, model: &Model, plan: &Plan) -> Result<bool, AdoptError> {
+    /// What is followed of thresholds and of zero neurons.
+    fn tell_neurons(&self, model: &Model, manifest: &Manifest, followed: Followed) {
         let terminal = Terminal::new();
-        let ffn = plan.manifest.ffn.as_ref();
-        let Some(point) = plan.manifest.threshold_in_force() else {
-            if self.threshold == ScreenMode::On {
-                terminal.notice(
-                    "no neurons are left out: the plan has no thresholds; `aios profile --quality \
-                     balanced` looks for some",
-                );
-            }
-            return Ok(false);
-        };
-        if !self.threshold.follows(ffn.is_some_and(|ffn| ffn.pays)) {
-            tracing::info!("no neurons are left out: that saves no time here, or is off");
-            return Ok(false);
+        match manifest.threshold_in_force() {
+            Some(point) if followed.thresholds => terminal.notice(&format!(
+                "following the plan: {:.0} % of the neurons are left out, which changes results: \
+                 perplexity {:+.2} %, KL {:.4} as measured (--threshold off does without)",
+                100.0 * point.target,
+                100.0 * (point.perplexity_ratio - 1.0),
+                point.kl,
+            )),
+            Some(_) => tracing::info!("no neurons are left out: no time saved here, or off"),
+            None if self.threshold == ScreenMode::On => terminal.notice(
+                "no neurons are left out: the plan has no thresholds; `aios profile --quality \
+                 balanced` looks for some",
+            ),
+            None => {}
         }
-        model.adopt_thresholds(plan)?;
-        terminal.notice(&format!(
-            "following the plan: {:.0} % of the neurons are left out, which changes results: \
-             perplexity {:+.2} %, KL {:.4} as measured (--threshold off does without)",
-            100.0 * point.target,
-            100.0 * (point.perplexity_ratio - 1.0),
-            point.kl,
-        ));
-        Ok(true)
-    }
-
-    /// Follows what a plan says of thresholds and of zero neurons.
-    fn follow_neurons(&self, model: &Model, plan: &mut Plan) -> Result<(), AdoptError> {
-        let terminal = Terminal::new();
-        let cut = self.follow_thresholds(model, plan)?;
-        let lossy = plan.manifest.threshold_in_force().is_some();
-        let Some(ffn) = plan.manifest.ffn.clone() else {
-            if self.zeros == ScreenMode::On {
+        match &manifest.ffn {
+            // What was measured with thresholds does not hold without.
+            Some(_)
+                if followed.zeros
+                    && manifest.threshold_in_force().is_some()
+                    && !followed.thresholds =>
+            {
+                terminal.notice("following the plan: zero neurons are skipped, same results");
+            }
+            Some(ffn) if followed.zeros => terminal.notice(&format!(
+                "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of feed-forward \
+                 weights for a token, same results (--zeros off does without)",
+                megabytes(ffn.read_bytes),
+                megabytes(ffn.whole_bytes),
+            )),
+            Some(_) => tracing::info!("zero neurons are computed: no time saved here, or off"),
+            None if self.zeros == ScreenMode::On => {
                 let name = model.config().ffn.activation.name();
                 terminal.notice(&format!(
                     "no neurons are skipped: the plan has none, as the model's activation is \
                      {name}, or its down projections are in a format for which there are none"
                 ));
             }
-            return Ok(());
-        };
-        let limits = match self.zeros {
-            ScreenMode::On => ZeroLimits::BYTES,
-            ScreenMode::Always => ZeroLimits::of(&ffn),
-            // What pays with thresholds was not measured without.
-            ScreenMode::Auto if cut || (ffn.pays && !lossy) => ZeroLimits::of(&ffn),
-            ScreenMode::Auto => {
-                tracing::info!("zero neurons are computed: skipping them saves no time here");
-                return Ok(());
-            }
-            ScreenMode::Off => return Ok(()),
-        };
-        model.adopt_neurons(plan, limits)?;
-        if lossy && !cut {
-            terminal.notice("following the plan: zero neurons are skipped, same results");
-            return Ok(());
+            None => {}
         }
-        terminal.notice(&format!(
-            "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of feed-forward \
-             weights for a token, same results (--zeros off does without)",
-            megabytes(ffn.read_bytes),
-            megabytes(ffn.whole_bytes),
-        ));
-        Ok(())
     }
 
     /// Loads the model in the file at `path`. Repacked weights are made on the first use of a

@@ -1,6 +1,7 @@
 //! A model: files mapped and checked, tensors resolved to roles, configuration read.
 
 mod alias;
+mod follow;
 mod kept;
 mod load;
 mod neurons;
@@ -12,6 +13,7 @@ mod tuning;
 mod weights;
 
 pub use alias::AliasError;
+pub use follow::{Followed, PartMode, PlanModes};
 pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
 pub use neurons::{FfnNeurons, ZeroLimits};

@@ -39,75 +39,73 @@ pub(crate) fn padded(part: &[f32]) -> F32s {
     full
 }
 
-/// Asks for the cache lines of the value that lies `ahead` bytes behind `at`. The address may be
-/// anything: a prefetch neither faults nor has a result.
-#[inline(always)]
-pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of::<T>()).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead + line);
-        // SAFETY: every x86-64 processor has the instruction, which takes any address.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, ahead);
+/// Where a line that is asked for goes: the hints of the instruction.
+mod hint {
+    /// Into all levels of the cache.
+    pub const ALL: i32 = 3;
+    /// Into the second level and those behind it.
+    pub const SECOND: i32 = 2;
+    /// Where it leaves as little as the processor can behind.
+    pub const PAST: i32 = 0;
 }
 
-/// Asks for cache line `line` of the memory that lies `ahead` bytes behind the start of `at`, as
-/// [`prefetch_past`] does where it is to go `past` the caches.
+/// Asks for the cache line at `address`, which may be anything: a prefetch neither faults nor has
+/// a result.
 #[inline(always)]
-pub(crate) fn prefetch_line_by(at: &[u8], ahead: usize, line: usize, past: bool) {
-    if !past {
-        return prefetch_line(at, ahead, line);
-    }
-    let address = at.as_ptr().wrapping_add(ahead + 64 * line);
+fn ask_for<const HINT: i32>(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_NTA, _mm_prefetch};
-        // SAFETY: every x86-64 processor has the instruction, which takes any address.
-        unsafe { _mm_prefetch::<_MM_HINT_NTA>(address.cast()) };
+    // SAFETY: every x86-64 processor has the instruction, which takes any address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<HINT>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
 
-/// Asks for cache line `line` of the memory that lies `ahead` bytes behind the start of `at`.
+/// Asks for the cache lines of the value that lies `ahead` bytes behind `at`.
 #[inline(always)]
-pub(crate) fn prefetch_line(at: &[u8], ahead: usize, line: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let address = at.as_ptr().cast::<i8>().wrapping_add(ahead + 64 * line);
-        // SAFETY: every x86-64 processor has the instruction, which takes any address.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address) };
+fn ask_for_value<T, const HINT: i32>(at: &T, ahead: usize) {
+    for line in (0..size_of::<T>()).step_by(64) {
+        ask_for::<HINT>(std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead + line));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, ahead, line);
+}
+
+/// Asks for the cache lines of the value that lies `ahead` bytes behind `at`.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
+    ask_for_value::<T, { hint::ALL }>(at, ahead);
 }
 
 /// As [`prefetch`], into the second level of the cache only.
 #[inline(always)]
 pub(crate) fn prefetch_second<T>(at: &T, ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of::<T>()).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead + line);
-        // SAFETY: every x86-64 processor has the instruction, which takes any address.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, ahead);
+    ask_for_value::<T, { hint::SECOND }>(at, ahead);
+}
+
+/// Asks for the cache line at `address`, into the second level of the cache. The address may be
+/// anything.
+#[inline(always)]
+pub(crate) fn prefetch_address(address: *const u8) {
+    ask_for::<{ hint::SECOND }>(address);
 }
 
 /// As [`prefetch`], leaving as little as the processor can behind in the caches.
 #[inline(always)]
 pub(crate) fn prefetch_past<T>(at: &T, ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of::<T>()).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead + line);
-        // SAFETY: every x86-64 processor has the instruction, which takes any address.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_NTA }>(address) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, ahead);
+    ask_for_value::<T, { hint::PAST }>(at, ahead);
+}
+
+/// Asks for cache line `line` of the memory that lies `ahead` bytes behind the start of `at`.
+#[inline(always)]
+pub(crate) fn prefetch_line(at: &[u8], ahead: usize, line: usize) {
+    ask_for::<{ hint::ALL }>(at.as_ptr().wrapping_add(ahead + 64 * line));
+}
+
+/// As [`prefetch_line`], and where it is to go `past` the caches as [`prefetch_past`] does.
+#[inline(always)]
+pub(crate) fn prefetch_line_by(at: &[u8], ahead: usize, line: usize, past: bool) {
+    let address = at.as_ptr().wrapping_add(ahead + 64 * line);
+    if past { ask_for::<{ hint::PAST }>(address) } else { ask_for::<{ hint::ALL }>(address) }
 }
 
 /// The operations of one instruction set.

@@ -3,7 +3,7 @@
 //! can be counted on a continuation that was generated one by one.
 
 use super::{HeadroomError, Plan, Progress, step};
-use crate::levers::likeliest;
+use crate::profile::ranked;
 use crate::prompts::Prompt;
 use aios_contract::Role;
 use aios_engine::{Executor, Want, argmax};
@@ -169,7 +169,7 @@ fn generate(
             between()?;
             let token = [next];
             executor.choose(&token, Phase::Decode, Want::Last, Some(1), &mut |_, scores| {
-                next = likeliest(scores).0;
+                next = ranked(scores, 1).first().map_or(next, |(id, _)| *id);
                 Ok(false)
             })?;
         }

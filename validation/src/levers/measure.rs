@@ -5,12 +5,13 @@ use crate::base::{BaseReader, BaseWriter, Header};
 use crate::bench::Statistics;
 use crate::divergence::Divergences;
 use crate::perplexity::{Losses, Windows, evaluate};
+use crate::profile::ranked;
 use crate::simulate::{Group, Hierarchy, reads};
-use aios_engine::{EngineError, Executor, Scores, Want, argmax};
+use aios_engine::{EngineError, Executor, Want};
 use aios_residency::Phase;
 use sha2::{Digest, Sha256};
 use std::io::{BufReader, BufWriter, Seek};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tokens that warm the simulated caches up.
 const WARM_UP: usize = 1;
@@ -21,6 +22,8 @@ pub(super) const SIMULATED_TOKENS: usize = WARM_UP + 3;
 pub(super) struct Passes<'a> {
     pub ids: &'a [u32],
     pub plan: &'a LeverOptions,
+    /// How many of the likeliest tokens each step asks for.
+    pub best: usize,
 }
 
 impl Passes<'_> {
@@ -45,8 +48,8 @@ pub(super) struct Measured {
     pub tokens: usize,
 }
 
-/// What a run said: for a decoded token its id and the bits of its logit, for a prompt the digest
-/// of the last token's logits.
+/// What a run said: for a decoded token the ids that were asked for and the bits of their logits,
+/// for a prompt the digest of the last token's logits.
 #[derive(PartialEq)]
 enum Said {
     Tokens(Vec<(u32, u32)>),
@@ -114,11 +117,12 @@ impl Pair {
         doing: &'static str,
         progress: &mut Progress<'_>,
     ) -> Result<Measured, LeverError> {
-        let plan = passes.plan;
+        let (plan, best) = (passes.plan, passes.best);
         let text = passes.take(plan.depth + 1);
         let mut work = |executor: &mut Executor, side: &mut Side| {
             go_to(executor, &text)?;
-            let said = greedy(executor, text[plan.depth], plan.generate, Some(&mut side.times))?;
+            let times = Some(&mut side.times);
+            let said = greedy(executor, text[plan.depth], plan.generate, best, times)?;
             side.take(executor, Phase::Decode, Said::Tokens(said));
             Ok(())
         };
@@ -128,10 +132,10 @@ impl Pair {
             let hierarchy = Hierarchy::new(plan.design, 1)?;
             let next = text[plan.depth];
             let groups = reads(executor, hierarchy, &mut |executor, warm| {
-                let last = greedy(executor, next, WARM_UP, None)?;
+                let ranks = greedy(executor, next, WARM_UP, best, None)?;
                 warm();
-                let next = last.last().map_or(next, |(id, _)| *id);
-                greedy(executor, next, SIMULATED_TOKENS - WARM_UP, None).map(|_| ())
+                let next = ranks.first().map_or(next, |(id, _)| *id);
+                greedy(executor, next, SIMULATED_TOKENS - WARM_UP, best, None).map(|_| ())
             })?;
             Ok(Simulated::of(&groups, SIMULATED_TOKENS - WARM_UP))
         };
@@ -220,42 +224,30 @@ fn go_to(executor: &mut Executor, text: &[u32]) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Decodes `tokens` tokens after `next`, the likeliest each: their ids with the bits of the logits.
+/// Decodes `tokens` tokens after `next`, the likeliest each, and returns the `best` ids of each with
+/// the bits of their logits. A token takes the time until they are known, not that of ranking them.
 fn greedy(
     executor: &mut Executor,
     mut next: u32,
     tokens: usize,
+    best: usize,
     mut times: Option<&mut Vec<f64>>,
 ) -> Result<Vec<(u32, u32)>, EngineError> {
-    let mut said = Vec::with_capacity(tokens);
+    let mut said = Vec::with_capacity(tokens * best);
     for _ in 0..tokens {
-        let mut best = (0, f32::NAN);
-        let started = Instant::now();
-        executor.choose(&[next], Phase::Decode, Want::Last, Some(1), &mut |_, scores| {
-            best = likeliest(scores);
+        let (started, mut took) = (Instant::now(), Duration::ZERO);
+        executor.choose(&[next], Phase::Decode, Want::Last, Some(best), &mut |_, scores| {
+            took = started.elapsed();
+            let ranks = ranked(scores, best);
+            next = ranks.first().map_or(next, |(id, _)| *id);
+            said.extend(ranks);
             Ok(false)
         })?;
         if let Some(times) = &mut times {
-            times.push(started.elapsed().as_secs_f64() * 1e3);
+            times.push(took.as_secs_f64() * 1e3);
         }
-        said.push((best.0, best.1.to_bits()));
-        next = best.0;
     }
     Ok(said)
-}
-
-/// The likeliest token and its logit, the lowest id of several.
-pub(crate) fn likeliest(scores: Scores<'_>) -> (u32, f32) {
-    match scores {
-        Scores::All(logits) => {
-            let id = argmax(logits).0;
-            (id, logits[id as usize])
-        }
-        Scores::Best(list) => {
-            let higher = |a: &&(u32, f32), b: &&(u32, f32)| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0));
-            list.iter().max_by(higher).copied().unwrap_or((0, f32::NAN))
-        }
-    }
 }
 
 /// How far the others' distributions over the windows are from those of `base`.

@@ -15,7 +15,6 @@ use crate::simulate::{Design, HierarchyError};
 use aios_engine::{EngineError, Executor, ExecutorOptions, KvTiering, Model, ZeroLimits};
 use aios_kernels::CacheType;
 use aios_residency::MapError;
-pub(crate) use measure::likeliest;
 use measure::{Pair, Passes};
 use serde::Serialize;
 use std::sync::Arc;
@@ -27,6 +26,10 @@ const TIERS: [KvTiering; 2] = [KvTiering::Warm, KvTiering::Cold];
 const BATCH_STREAMED: usize = 16;
 /// Lengths of passes in which a prompt is read, where they are shorter than it.
 const CHUNKS: [usize; 4] = [64, 128, 512, 2048];
+/// The line of all that saves bytes and changes no result.
+pub const TOGETHER: &str = "exact levers together";
+/// How many of the best tokens a sampler asks for, unless told otherwise.
+const TOP_K: usize = 40;
 /// How zero neurons are skipped where time does not count.
 const ALL: &str = "skipping whatever saves bytes";
 
@@ -241,8 +244,9 @@ pub fn run(
     let (context, kv_tiers) = (plan.context(), KvTiering::Off);
     let options = ExecutorOptions { context, kv_tiers, exact: false, ram: None, ..options.clone() };
     let mut bench = Bench { model, options, ids: &ids, plan, progress };
-    let mut levers = vec![bench.head()?];
+    let mut levers = bench.head()?;
     levers.extend(bench.zeros()?);
+    levers.push(bench.together()?);
     levers.push(bench.threshold(windows.as_ref())?);
     levers.extend([bench.cache()?, bench.prefetch()?, bench.aliasing()?]);
     levers.extend(bench.tiers(windows.as_ref())?);
@@ -277,7 +281,7 @@ fn nothing(name: &'static str, reason: impl Into<String>) -> Lever {
     Lever { name, setting: String::new(), finding: Finding::Nothing { reason: reason.into() } }
 }
 
-impl Bench<'_, '_> {
+impl<'a> Bench<'a, '_> {
     /// An executor without any lever.
     fn plain(&self, options: ExecutorOptions) -> Result<Executor, EngineError> {
         let mut executor = Executor::new(Arc::clone(self.model), options)?;
@@ -292,6 +296,10 @@ impl Bench<'_, '_> {
         self.plain(self.options.clone())
     }
 
+    const fn passes(&self, best: usize) -> Passes<'a> {
+        Passes { ids: self.ids, plan: self.plan, best }
+    }
+
     /// Decodes with both and says what came of it; `exact` levers must have changed nothing.
     fn compare(
         &mut self,
@@ -299,8 +307,19 @@ impl Bench<'_, '_> {
         on: Executor,
         exact: bool,
     ) -> Result<(Figures, Figures, Quality), LeverError> {
+        self.compare_best(name, on, exact, 1)
+    }
+
+    /// As [`Self::compare`], by the `best` likeliest tokens of each step.
+    fn compare_best(
+        &mut self,
+        name: &'static str,
+        on: Executor,
+        exact: bool,
+        best: usize,
+    ) -> Result<(Figures, Figures, Quality), LeverError> {
         let off = self.off()?;
-        let passes = Passes { ids: self.ids, plan: self.plan };
+        let passes = self.passes(best);
         let mut pair = Pair { off, on };
         let measured = pair.decode(&passes, name, self.progress)?;
         let [off, on] = measured.figures;
@@ -322,17 +341,26 @@ impl Bench<'_, '_> {
         Ok(Lever { name, setting, finding: Finding::Measured { off, on, quality } })
     }
 
-    fn head(&mut self) -> Result<Lever, LeverError> {
+    /// Greedily, and as a sampler asks that chooses among the best of the usual number.
+    fn head(&mut self) -> Result<Vec<Lever>, LeverError> {
         const NAME: &str = "screened head";
         let Some(screen) = self.model.head_screen().cloned() else {
-            return Ok(nothing(NAME, "no plan has sketches of the head: run `aios profile` first"));
+            let reason = "no plan has sketches of the head: run `aios profile` first";
+            return Ok(vec![nothing(NAME, reason)]);
         };
-        let mut on = self.off()?;
-        on.screen(Some(screen));
-        if !on.screens_head() {
-            return Ok(nothing(NAME, "the logits pass through a soft cap, so all are computed"));
+        let mut levers = Vec::new();
+        for (setting, best) in [("greedy".to_owned(), 1), (format!("top-k {TOP_K}"), TOP_K)] {
+            let mut on = self.off()?;
+            on.screen(Some(Arc::clone(&screen)));
+            if !on.screens_head() {
+                let reason = "the logits pass through a soft cap, so all are computed";
+                return Ok(vec![nothing(NAME, reason)]);
+            }
+            let (off, on, quality) = self.compare_best(NAME, on, true, best)?;
+            let finding = Finding::Measured { off, on, quality };
+            levers.push(Lever { name: NAME, setting, finding });
         }
-        self.exact(NAME, "greedy".to_owned(), on)
+        Ok(levers)
     }
 
     /// Within the plan's limits, and wherever that saves bytes.
@@ -365,6 +393,23 @@ impl Bench<'_, '_> {
             }
         }
         Ok(levers)
+    }
+
+    /// All of a plan that saves bytes and changes no result.
+    fn together(&mut self) -> Result<Lever, LeverError> {
+        let (screen, neurons) = (self.model.head_screen(), self.model.ffn_neurons());
+        let Some(parts) = (match (screen.is_some(), neurons.is_some()) {
+            (true, true) => Some("screened head, FFN zeros"),
+            (true, false) => Some("screened head"),
+            (false, true) => Some("FFN zeros"),
+            (false, false) => None,
+        }) else {
+            return Ok(nothing(TOGETHER, "no plan has any: run `aios profile` first"));
+        };
+        let mut on = self.off()?;
+        on.screen(screen.cloned());
+        on.skip_zeros_by(neurons.map(|neurons| Arc::new(neurons.within(ZeroLimits::BYTES))));
+        self.exact(TOGETHER, format!("{parts}, {ALL}"), on)
     }
 
     fn threshold(&mut self, windows: Option<&Windows>) -> Result<Lever, LeverError> {
@@ -421,7 +466,7 @@ impl Bench<'_, '_> {
         }
         let mut off = self.off()?;
         off.ask_ahead(usual);
-        let passes = Passes { ids: self.ids, plan: self.plan };
+        let passes = self.passes(1);
         let measured = Pair { off, on }.decode(&passes, NAME, self.progress)?;
         if !measured.same {
             return Err(LeverError::Differs { lever: NAME });
@@ -458,6 +503,12 @@ impl Bench<'_, '_> {
         .into_iter();
         let mut levers = Vec::new();
         for kv_tiers in TIERS {
+            let (first, depth) = (kv_tiers.first_position(), self.plan.depth);
+            if depth < first {
+                let reason = format!("{kv_tiers} begins behind {first} positions, not at {depth}");
+                levers.push(nothing(NAME, reason));
+                continue;
+            }
             let on = start(self, kv_tiers)?;
             let (off, on, unknown) = self.compare(NAME, on, false)?;
             let quality = scores.next().unwrap_or(unknown);
@@ -483,7 +534,12 @@ impl Bench<'_, '_> {
     fn tier_scores(&mut self, windows: &Windows) -> Result<Vec<Quality>, LeverError> {
         let exact = self.scored_options(windows);
         let start = |kv_tiers| self.plain(ExecutorOptions { kv_tiers, ..exact.clone() });
-        let others = TIERS.map(start).into_iter().collect::<Result<_, _>>()?;
+        let reached = |tier: &KvTiering| tier.first_position() < windows.window();
+        let others: Vec<_> =
+            TIERS.into_iter().filter(reached).map(start).collect::<Result<_, _>>()?;
+        if others.is_empty() {
+            return Ok(Vec::new());
+        }
         let base = start(KvTiering::Off)?;
         measure::scores(base, others, windows, self.progress)
     }
@@ -515,7 +571,7 @@ impl Bench<'_, '_> {
             let whole = ExecutorOptions { batch: prompt, ..self.options.clone() };
             let short = ExecutorOptions { batch: chunk, ..self.options.clone() };
             let mut pair = Pair { off: self.plain(whole)?, on: self.plain(short)? };
-            let passes = Passes { ids: self.ids, plan: self.plan };
+            let passes = self.passes(1);
             let measured = pair.prefill(&passes, NAME, self.progress)?;
             if !measured.same {
                 return Err(LeverError::Differs { lever: NAME });

@@ -53,11 +53,11 @@ fn measured<'a>(
 }
 
 fn reason<'a>(report: &'a LeverReport, name: &str) -> &'a str {
-    let lever = report.levers.iter().find(|lever| lever.name == name).expect("a line");
-    match &lever.finding {
-        Finding::Nothing { reason } => reason,
-        Finding::Measured { .. } => panic!("{name} was measured"),
-    }
+    let of = |lever: &'a Lever| match &lever.finding {
+        Finding::Nothing { reason } if lever.name == name => Some(reason),
+        _ => None,
+    };
+    report.levers.iter().find_map(of).unwrap_or_else(|| panic!("{name} was measured"))
 }
 
 /// The model has adopted a plan of its own.
@@ -85,10 +85,10 @@ fn each_lever_has_a_line_with_what_it_saves_and_costs() {
         &planned("micro-relu-q8.gguf"),
         &LeverOptions { depth: 240, window: 250, prompt: 0, ..plan() },
     );
+    assert_eq!(measured(&report, "screened head").len(), 2, "greedy and top-k");
     for name in ["screened head", "FFN zeros", "weights streamed"] {
-        let [(off, on, quality)] = measured(&report, name)[..] else {
-            panic!("{name}: {report:#?}")
-        };
+        let lines = measured(&report, name);
+        let (off, on, quality) = *lines.first().unwrap_or_else(|| panic!("{name}: {report:#?}"));
         assert_eq!(*quality, Quality::Identical { tokens: 5 }, "{name}");
         assert!(off.ms_per_token > 0.0 && on.ms_per_token > 0.0, "{name}");
         assert_eq!((off.samples, on.samples), (10, 10), "{name}");
@@ -101,6 +101,9 @@ fn each_lever_has_a_line_with_what_it_saves_and_costs() {
     let [(off, on, _)] = measured(&report, "FFN zeros")[..] else { panic!("one line") };
     assert!(on.counted_bytes_per_token < 0.9 * off.counted_bytes_per_token, "{on:?}");
     assert!(on.simulated_bytes_per_token < 0.95 * off.simulated_bytes_per_token, "{on:?}");
+    let [(_, together, quality)] = measured(&report, TOGETHER)[..] else { panic!("one line") };
+    assert_eq!(*quality, Quality::Identical { tokens: 5 });
+    assert!(together.counted_bytes_per_token < on.counted_bytes_per_token, "{together:?} {on:?}");
     let [(off, on, _)] = measured(&report, "weights streamed")[..] else { panic!("one line") };
     assert!(off.disk_bytes_per_token == 0.0 && on.disk_bytes_per_token > 0.0, "{on:?}");
     assert!(reason(&report, "aliasing").contains("nothing"));
@@ -115,7 +118,7 @@ fn tiers_are_scored_and_chunks_give_the_same_logits() {
     assert!(reason(&report, "screened head").contains("aios profile"));
     assert!(reason(&report, "FFN zeros").contains("silu"));
     let tiers = measured(&report, "KV tiers");
-    assert_eq!(tiers.len(), 2);
+    assert_eq!((tiers.len(), reason(&report, "KV tiers").contains("cold begins")), (1, true));
     for (off, on, quality) in tiers {
         assert!(on.counted_bytes_per_token < off.counted_bytes_per_token, "{on:?} {off:?}");
         assert!(on.simulated_bytes_per_token < off.simulated_bytes_per_token, "{on:?} {off:?}");
@@ -136,6 +139,27 @@ fn tiers_are_scored_and_chunks_give_the_same_logits() {
     assert!(report.json().contains("\"state\": \"measured\""));
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(report.write(folder.path()).expect("written").len(), 2);
+}
+
+/// What the help says of where cold tiers begin, and that they read less from there on.
+#[test]
+fn cold_tiers_are_measured_where_they_begin() {
+    let plan = LeverOptions {
+        depth: KvTiering::Cold.first_position(),
+        generate: 2,
+        rounds: 1,
+        prompt: 0,
+        windows: 0,
+        ..plan()
+    };
+    assert_eq!(plan.depth, 1152);
+    let report = report(&load("micro-llama-q4km.gguf"), &plan);
+    let [(off, warm, quality), (_, cold, _)] = measured(&report, "KV tiers")[..] else {
+        panic!("two lines: {report:#?}")
+    };
+    assert_eq!(*quality, Quality::NotMeasured);
+    let [off, warm, cold] = [off, warm, cold].map(|figures| figures.counted_bytes_per_token);
+    assert!(cold < warm && warm < off, "{cold} {warm} {off}");
 }
 
 /// The comparison sees a lever that changes results, and it can be stopped at each step.

@@ -189,7 +189,7 @@ impl Measurer<'_> {
 }
 
 /// The `k` best, ranked as the sampler ranks them (SPEC N9), with the bits of their logits.
-fn ranked(scores: Scores<'_>, k: usize) -> Vec<(u32, u32)> {
+pub(crate) fn ranked(scores: Scores<'_>, k: usize) -> Vec<(u32, u32)> {
     let mut list: Vec<(u32, f32)> = match scores {
         Scores::All(logits) => (0..).zip(logits.iter().copied()).collect(),
         Scores::Best(best) => best.to_vec(),

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 pub use aios_residency::plan::Quality;
 pub use measure::POSITIONS_MOST;
+pub(crate) use measure::ranked;
 pub use render::{markdown, svg};
 
 /// Prompts that calibrate a plan where the user gives none: prose, code, notes and talk.

@@ -18,7 +18,7 @@ use aios_engine::{
     Scores, Shared, Want, WeightBlocks, argmax,
 };
 use aios_kernels::Isa;
-use aios_residency::plan::Plan;
+use aios_residency::plan::{Plan, PlanError};
 use aios_residency::{BlockFlags, BlockStore, Phase, ResidencyStats, Step, available_bytes};
 use aios_system::cli::{hardware as plan_hardware, panel_folder, plan_folder};
 use aios_system::doctor::Report;
@@ -91,11 +91,8 @@ impl Context {
         if shared.matrices > 0 {
             on.push("shared");
         }
-        if model.is_repacked() {
-            on.push("repacked");
-        }
-        if options.plan != AIOS_PLAN_OFF && follow(&model, options.plan, plan)? {
-            on.push("plan");
+        if options.plan != AIOS_PLAN_OFF {
+            on.extend(follow(&model, options.plan, plan)?);
         }
         let positions = match options.positions {
             0 => POSITIONS_MOST.min(model.config().context),
@@ -107,18 +104,7 @@ impl Context {
         }
         of.ram = Some(options.ram_bytes).filter(|bytes| *bytes > 0);
         let executor = Executor::new(Arc::clone(&model), of).map_err(engine)?;
-        if executor.screens_head() {
-            on.push("screen");
-        }
-        if executor.skips_zeros() {
-            on.push("zeros");
-        }
-        if executor.kept().is_some() {
-            on.push("kept");
-        }
-        if executor.residency().budget_bytes.is_some() {
-            on.push("budget");
-        }
+        on.extend(executor.residency().on);
         let blocks =
             executor.weight_blocks(Report::collect(Path::new("/")).last_level_cache_bytes());
         let shared_bytes = shared.bytes;
@@ -188,10 +174,7 @@ impl Context {
     /// What it has done.
     pub(crate) fn telemetry(&self) -> Result<Telemetry, Failure> {
         let executor = self.executor()?;
-        let (stats, screen) = (executor.residency(), executor.screen_stats());
-        let zeros = executor.zero_stats();
-        let vocab = self.model.config().vocab as u64;
-        let screened = screen.positions - screen.whole;
+        let stats = executor.residency();
         let ladder: Vec<&str> = stats.ladder.iter().copied().map(Step::name).collect();
         Ok(Telemetry {
             ladder_steps: u32::try_from(ladder.len()).unwrap_or(u32::MAX),
@@ -202,9 +185,7 @@ impl Context {
             bytes_hot: stats.bytes_hot,
             bytes_streamed: stats.bytes_streamed,
             deltas_applied: stats.deltas_applied,
-            rows_skipped: (screened * vocab).saturating_sub(screen.rows)
-                + zeros.up_skipped
-                + zeros.down_skipped,
+            rows_skipped: stats.rows_skipped,
             prefetches: stats.prefetches,
             disk_bytes: stats.disk_bytes,
             disk_reads: stats.reads,
@@ -323,17 +304,28 @@ fn plain(path: &Path, panels: Option<&Path>) -> Result<Arc<Model>, Failure> {
     Ok(model)
 }
 
-/// Follows the model's plan; whether it does. What keeps it from that is an error only if the plan
-/// was asked for.
-fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Failure> {
+/// Follows the model's plan; what telemetry says of it, if there is anything to say. What keeps it
+/// from that is an error only if the plan was asked for.
+fn follow(
+    model: &Model,
+    mode: u32,
+    folder: Option<PathBuf>,
+) -> Result<Option<&'static str>, Failure> {
     let asked = mode == AIOS_PLAN_ON || folder.is_some();
+    let mut missing = false;
     let followed = (|| -> Result<bool, String> {
         let folder = match folder {
             Some(folder) => folder,
-            None => plan_folder(model).map_err(|error| format!("{error:#}"))?,
+            None => plan_folder(model).map_err(|error| {
+                missing = true;
+                format!("{error:#}")
+            })?,
         };
         let (_, stamp) = model.identity().map_err(|error| error.to_string())?;
-        let plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|e| e.to_string())?;
+        let plan = Plan::open(&folder, &stamp, &plan_hardware()).map_err(|error| {
+            missing = matches!(error, PlanError::Missing { .. });
+            error.to_string()
+        })?;
         let part = if mode == AIOS_PLAN_ON { PartMode::Always } else { PartMode::Auto };
         // What thresholds leave out changes results, so here they do not hold.
         let modes = PlanModes {
@@ -347,7 +339,8 @@ fn follow(model: &Model, mode: u32, folder: Option<PathBuf>) -> Result<bool, Fai
     })();
     match followed {
         Err(what) if asked => Err(Failure::new(AIOS_PLAN, what)),
-        other => Ok(other.unwrap_or(false)),
+        Err(_) => Ok((!missing).then_some("plan_refused")),
+        Ok(any) => Ok(any.then_some("plan")),
     }
 }
 

@@ -161,8 +161,9 @@ pub struct Telemetry {
     pub disk_wait_ms: f64,
     /// The instruction set.
     pub isa: [c_char; 64],
-    /// What is on, by names with commas between them: `plan`, `screen`, `repacked`,
-    /// `budget`, `shared`.
+    /// What is on, by names with commas between them: `shared`, `plan` (or `plan_refused`, where
+    /// there is one that is of another model or machine, or damaged), and those of the list `on`
+    /// of the program's `--stats json`: `repacked`, `screen`, `zeros`, `kept`, `ahead`, `budget`.
     pub on: [c_char; 64],
     /// The steps of the ladder by name, with commas between them.
     pub ladder: [c_char; 256],

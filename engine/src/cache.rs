@@ -127,6 +127,37 @@ impl KvPlan {
         Ok(plan)
     }
 
+    /// As [`Self::new`], and the tiers: those of `options`, or where the budget is to choose them
+    /// the first of all that keep to it.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(crate) fn choose(
+        model: &Model,
+        options: &ExecutorOptions,
+    ) -> Result<(Self, KvTiering), EngineError> {
+        if !options.kv_by_budget {
+            return Self::new(model, options).map(|plan| (plan, options.kv_tiers));
+        }
+        let mut refused = None;
+        for kv_tiers in KvTiering::ALL {
+            match Self::new(model, &ExecutorOptions { kv_tiers, ..options.clone() }) {
+                Ok(plan) if kv_tiers == KvTiering::Off => return Ok((plan, kv_tiers)),
+                Ok(plan) => {
+                    tracing::warn!(
+                        "the KV cache keeps to its budget with tiers ({kv_tiers}), which changes \
+                         results a little; --kv-tiers off does without"
+                    );
+                    return Ok((plan, kv_tiers));
+                }
+                Err(error @ EngineError::KvBudget { .. }) => refused = Some(error),
+                // A model that cannot have tiers is told what it takes without.
+                Err(error) => return Err(refused.unwrap_or(error)),
+            }
+        }
+        Err(refused.expect("nothing else goes on with the loop"))
+    }
+
     fn add_tiers(
         &mut self,
         model: &Model,

@@ -63,7 +63,7 @@ impl Model {
     /// Those of [`EngineError`] that concern the cache.
     pub fn footprint(&self, options: &ExecutorOptions) -> Result<u64, EngineError> {
         let config = self.config();
-        let plan = KvPlan::new(self, options)?;
+        let (plan, _) = KvPlan::choose(self, options)?;
         let (heads, kv_heads) = (config.attention.heads, config.attention.kv_heads);
         let scratch = AttentionScratch::with_capacity(heads, kv_heads, plan.positions());
         let need = Need::new(self, plan.bytes(), scratch.bytes());
@@ -98,7 +98,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Finds a place for the weights of `model`. Also returns the most tokens of a pass, which may
-    /// be fewer than asked for. A budget that a plan names, and nobody else, refuses nothing.
+    /// be fewer than asked for. A budget that a plan names, or that is not the one that was asked
+    /// for since there is less, refuses nothing.
     ///
     /// # Errors
     /// [`EngineError::Ram`], and those of reading.
@@ -108,50 +109,27 @@ impl Memory {
         need: Need,
         planned: bool,
     ) -> Result<(Self, usize), EngineError> {
-        let blocks = model.blocks();
         let runs = runs(model, options.exact);
         let asked = options.batch.clamp(1, options.context);
         let weights: u64 = runs.factors.iter().map(|run| run.range.len() as u64).sum();
         let whole = weights + need.cache + need.activations(asked);
+        let aside = |bytes: u64| bytes.saturating_sub(options.set_aside);
+        let (ram, available) = (options.ram.map(aside), available_bytes().map(aside));
         let mut ladder = Ladder::default();
-        let budget = budget(options.ram, available_bytes(), whole, &mut ladder);
-        let mut batch = asked;
-        let resident = match budget {
-            None => Resident::mapped(runs),
-            Some(budget) => {
-                if model.planned_budget() != Some(budget) {
-                    ladder.take(Step::NoPlan, "no plan has measured this budget");
-                }
-                let least = Resident::least(blocks, &runs) as u64;
-                batch = choose_batch(budget, need, least, asked, &mut ladder);
-                let reserved = Reserved {
-                    cache: need.cache,
-                    activations: need.activations(batch),
-                    buffers: 0,
-                };
-                let taken = reserved.cache + reserved.activations;
-                let left = budget.saturating_sub(taken);
-                let mapped = runs.clone();
-                let left = usize::try_from(left).unwrap_or(usize::MAX);
-                match Resident::within(blocks, runs, left, reserved, &mut ladder) {
-                    Ok(resident) => resident,
-                    // A budget that nobody asked for refuses nothing.
-                    Err(error) if planned || options.ram.is_none() => {
-                        ladder.take(Step::Mapped, &format!("{budget} bytes of memory: {error}"));
-                        batch = asked;
-                        Resident::mapped(mapped).after(&ladder)
-                    }
-                    Err(ResidentError::Least { least }) => {
-                        return Err(EngineError::Ram {
-                            given: budget,
-                            least: taken + least as u64,
-                            cache: reserved.cache,
-                            activations: reserved.activations,
-                            buffers: least as u64,
-                        });
-                    }
-                    Err(error) => return Err(EngineError::Resident(error)),
-                }
+        let given = budget(ram, available, whole, &mut ladder);
+        let placing = Placing { model, runs, need, asked };
+        let (resident, batch) = match given.map(|bytes| placing.within(bytes, &mut ladder)) {
+            None => (Resident::mapped(placing.runs), asked),
+            Some(Ok(placed)) => placed,
+            Some(Err(error)) if !planned && ram.is_some() && given == ram => return Err(error),
+            Some(Err(error)) => {
+                // Without the plan's budget, a model that exceeds memory has one all the same.
+                let own = planned.then(|| budget(None, available, whole, &mut ladder)).flatten();
+                let placed = own.and_then(|bytes| placing.within(bytes, &mut ladder).ok());
+                placed.unwrap_or_else(|| {
+                    ladder.take(Step::Mapped, &error.to_string());
+                    (Resident::mapped(placing.runs).after(&ladder), asked)
+                })
             }
         };
         let staging = Vec::with_capacity(resident.longest_part() * batch);
@@ -183,6 +161,11 @@ impl Memory {
     /// Whether any byte of the files may be read where it is mapped.
     pub(crate) const fn is_mapped(&self) -> bool {
         self.resident.is_mapped()
+    }
+
+    /// Whether a budget of memory is kept to.
+    pub(crate) fn has_budget(&self) -> bool {
+        self.resident.stats().budget_bytes.is_some()
     }
 
     /// The pointer table of the weights.
@@ -281,6 +264,47 @@ impl Memory {
                 *failed = Some(error);
                 None
             }
+        }
+    }
+}
+
+/// Weights that look for a place.
+struct Placing<'a> {
+    model: &'a Model,
+    runs: Runs,
+    need: Need,
+    /// Tokens of a pass, as many as were asked for.
+    asked: usize,
+}
+
+impl Placing<'_> {
+    /// In tiers within `budget`, and the most tokens of a pass. The steps that this takes are those
+    /// of `ladder` where it succeeds.
+    fn within(&self, budget: u64, ladder: &mut Ladder) -> Result<(Resident, usize), EngineError> {
+        let blocks = self.model.blocks();
+        let mut steps = ladder.clone();
+        if self.model.planned_budget() != Some(budget) {
+            steps.take(Step::NoPlan, "no plan has measured this budget");
+        }
+        let least = Resident::least(blocks, &self.runs) as u64;
+        let batch = choose_batch(budget, self.need, least, self.asked, &mut steps);
+        let (cache, activations) = (self.need.cache, self.need.activations(batch));
+        let reserved = Reserved { cache, activations, buffers: 0 };
+        let taken = cache + activations;
+        let left = usize::try_from(budget.saturating_sub(taken)).unwrap_or(usize::MAX);
+        match Resident::within(blocks, self.runs.clone(), left, reserved, &mut steps) {
+            Ok(resident) => {
+                *ladder = steps;
+                Ok((resident, batch))
+            }
+            Err(ResidentError::Least { least }) => Err(EngineError::Ram {
+                given: budget,
+                least: taken + least as u64,
+                cache,
+                activations,
+                buffers: least as u64,
+            }),
+            Err(error) => Err(EngineError::Resident(error)),
         }
     }
 }

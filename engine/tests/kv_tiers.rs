@@ -238,11 +238,12 @@ fn budgets_and_heads_that_do_not_fit_are_errors() {
     let model = model("llama");
     let new = |options| Executor::new(Arc::clone(&model), options);
     let with = |kv_tiers, kv_budget| ExecutorOptions { batch: 64, kv_budget, ..options(kv_tiers) };
+    let least_of = |tiers| match new(with(tiers, Some(1))) {
+        Err(EngineError::KvBudget { given: 1, least }) => least,
+        other => panic!("{other:?}"),
+    };
     for tiers in KvTiering::ALL {
-        let least = match new(with(tiers, Some(1))) {
-            Err(EngineError::KvBudget { given: 1, least }) => least,
-            other => panic!("{other:?}"),
-        };
+        let least = least_of(tiers);
         let fits = new(with(tiers, Some(least))).expect("the least is enough");
         assert_eq!(fits.cache_bytes() as u64, least);
         let error = new(with(tiers, Some(least - 1))).expect_err("a byte less is not");
@@ -250,6 +251,18 @@ fn budgets_and_heads_that_do_not_fit_are_errors() {
         let more = new(with(tiers, Some(2 * least))).expect("more than enough");
         assert!((least..=2 * least).contains(&(more.cache_bytes() as u64)));
     }
+    // A budget that may choose takes the first tiers that keep to it.
+    let leasts = KvTiering::ALL.map(least_of);
+    for budget in leasts {
+        let keeps = |(_, least): &(KvTiering, u64)| *least <= budget;
+        let wanted = KvTiering::ALL.into_iter().zip(leasts).find(keeps).map(|(tiers, _)| tiers);
+        let options = ExecutorOptions { kv_by_budget: true, ..with(KvTiering::Off, Some(budget)) };
+        let executor = new(options).expect("one of them keeps to it");
+        assert_eq!(Some(executor.options().kv_tiers), wanted);
+    }
+    assert!(leasts[0] > leasts[2], "else nothing was chosen: {leasts:?}");
+    let none = ExecutorOptions { kv_by_budget: true, ..with(KvTiering::Off, Some(1)) };
+    assert!(matches!(new(none), Err(EngineError::KvBudget { .. })));
     assert!(
         matches!("tepid".parse::<KvTiering>(), Err(error) if error.to_string().contains("warm"))
     );

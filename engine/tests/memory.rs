@@ -182,3 +182,23 @@ fn mapped_and_streamed_sessions_of_one_model_run_side_by_side() {
     });
     assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
 }
+
+/// SPEC W7: what was asked for and is not there is a step down, whatever is left.
+#[test]
+fn less_memory_than_asked_for_never_stops_a_run() {
+    let model = load(&micro_models()[1], None);
+    let plain = ExecutorOptions { threads: 2, threads_batch: 2, ..ExecutorOptions::new(64) };
+    let mut mapped = Executor::new(Arc::clone(&model), plain.clone()).expect("runs");
+    let expected = bits(&mut mapped).expect("runs");
+    // All that is available, and more, is set aside for something else.
+    let without = ExecutorOptions { set_aside: u64::MAX / 2, ..plain.clone() };
+    for (ram, first) in [(Some(u64::MAX), Step::LessRam), (None, Step::LargerThanMemory)] {
+        let options = ExecutorOptions { ram, ..without.clone() };
+        let mut executor = Executor::new(Arc::clone(&model), options).expect("runs");
+        assert_eq!(executor.residency().ladder, [first, Step::Mapped]);
+        assert_eq!(bits(&mut executor).expect("runs"), expected);
+    }
+    // What could be had and is too little is for whoever asked for it to correct.
+    let refused = Executor::new(model, ExecutorOptions { ram: Some(1), ..plain });
+    assert!(matches!(refused, Err(EngineError::Ram { given: 1, .. })));
+}

@@ -55,7 +55,10 @@ pub enum ResidentError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// The system does not even give the buffers.
-    #[error("the system does not give {bytes} bytes for buffers: {source}")]
+    #[error(
+        "the system does not give {bytes} bytes for buffers: {source}; end other programs, or raise \
+         the limit of memory (ulimit -v)"
+    )]
     Buffers {
         /// What was asked for.
         bytes: usize,

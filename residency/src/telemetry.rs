@@ -39,6 +39,8 @@ pub struct ResidencyStats {
     pub blocks_resolved: u64,
     /// Their bytes.
     pub bytes_resolved: u64,
+    /// Rows of matrices that were left unread: of a screened head, and of zero neurons.
+    pub rows_skipped: u64,
     /// Deltas that were added to products of canonical matrices.
     pub deltas_applied: u64,
     /// The share of these bytes that was hot; `None` if there were none.
@@ -59,6 +61,8 @@ pub struct ResidencyStats {
     pub disk_wait_ms: f64,
     /// Steps of the degradation ladder that are active.
     pub ladder: Vec<Step>,
+    /// What is on, by name: what saves bytes or time, and what weights are kept in.
+    pub on: Vec<&'static str>,
     /// The instruction set.
     pub isa: String,
 }
@@ -72,6 +76,7 @@ impl ResidencyStats {
             (&mut self.passes, before.passes),
             (&mut self.blocks_resolved, before.blocks_resolved),
             (&mut self.bytes_resolved, before.bytes_resolved),
+            (&mut self.rows_skipped, before.rows_skipped),
             (&mut self.deltas_applied, before.deltas_applied),
             (&mut self.bytes_hot, before.bytes_hot),
             (&mut self.bytes_streamed, before.bytes_streamed),

@@ -68,7 +68,14 @@ pub(super) fn run(args: &AcceptanceArgs) -> anyhow::Result<()> {
     let load = |name: &str| -> anyhow::Result<(String, Arc<Model>)> {
         let path = model_file(name, &interrupt)?;
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok((file, args.weights.load(&path, args.compute.exact, &interrupt)?))
+        Ok((
+            file,
+            args.weights.within(args.compute.memory.ram).load(
+                &path,
+                args.compute.exact,
+                &interrupt,
+            )?,
+        ))
     };
     let ((model, target), (draft, small)) = (load(&args.model.model)?, load(&args.model_draft)?);
     let read = ids(&target, &lines)?;

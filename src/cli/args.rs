@@ -151,9 +151,10 @@ pub struct CacheArgs {
 pub struct TierArgs {
     /// Keep older keys and values in fewer bits, all but the first 64 positions and the newest
     /// 128 to 191: warm has keys in 8 bits and values in 4; cold also, from some 1,000 positions
-    /// back, keys in 4 bits and values in 3. It changes results a little.
-    #[arg(long, value_name = "off|warm|cold", default_value_t = KvTiering::Off)]
-    pub kv_tiers: KvTiering,
+    /// back, keys in 4 bits and values in 3. It changes results a little [default: off, with
+    /// --kv-budget the first of them that keeps to it].
+    #[arg(long, value_name = "off|warm|cold")]
+    pub kv_tiers: Option<KvTiering>,
     /// The most memory for keys and values, such as 40M: an error says if it is not enough; what
     /// tiers leave of it lets a conversation go back farther without reading it again.
     #[arg(long, value_name = "BYTES", value_parser = aios_residency::parse_bytes)]
@@ -162,8 +163,9 @@ pub struct TierArgs {
 
 impl TierArgs {
     fn set(&self, options: &mut ExecutorOptions) {
-        options.kv_tiers = self.kv_tiers;
+        options.kv_tiers = self.kv_tiers.unwrap_or_default();
         options.kv_budget = self.kv_budget;
+        options.kv_by_budget = self.kv_tiers.is_none() && self.kv_budget.is_some();
     }
 }
 

@@ -181,7 +181,7 @@ pub(super) fn run(args: &AskArgs, place: &Place) -> anyhow::Result<()> {
     seat.record.private |= config.provenance.private;
     let log = seat.record.open(&config.provenance)?;
     let choices = args.choices(&config)?;
-    let registry = registry::registry(&config, &seat.weights, &interrupt)?;
+    let registry = registry::registry(&config, &seat.weights(), &interrupt)?;
     let scorer = Scorer::new(config.router)?;
     let settings = seat.record.settings(args.sampling.settings(args.generate.max_tokens()));
     let (interrupt_of, draft) = (interrupt.clone(), config.named(ModelRole::Draft));

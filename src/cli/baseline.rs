@@ -116,7 +116,9 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
     };
     let path = model_file(&args.model.model, interrupt)?;
     let options = args.compute.options(plan.context())?;
-    let weights = |path: &Path| args.weights.load(path, args.compute.exact, interrupt);
+    let weights = |path: &Path| {
+        args.weights.within(args.compute.memory.ram).load(path, args.compute.exact, interrupt)
+    };
     // What is made once is not part of loading.
     let model = weights(&path)?;
     let doctor = Doctor::collect(Path::new("/"));

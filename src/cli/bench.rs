@@ -136,7 +136,9 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         true => Err(EngineError::Cancelled),
         false => Ok(()),
     };
-    let weights = |path: &Path| args.weights.load(path, args.compute.exact, &interrupt);
+    let weights = |path: &Path| {
+        args.weights.within(args.compute.memory.ram).load(path, args.compute.exact, &interrupt)
+    };
     // What is made once is not part of loading.
     drop(weights(&path)?);
     let mut load_ms = Vec::with_capacity(plan.repetitions);

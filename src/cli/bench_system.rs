@@ -94,7 +94,7 @@ impl Families {
             }
             let config = Config { models: entries(family)?, ..self.config.clone() };
             let seat = &self.usual.seat;
-            let registry = registry::registry(&config, &seat.weights, &self.interrupt)?;
+            let registry = registry::registry(&config, &seat.weights(), &self.interrupt)?;
             let choices = Choices {
                 layer: Layer::Basic,
                 persona: config.persona.persona()?,

@@ -146,7 +146,7 @@ pub fn run_with(args: &ChatArgs, place: &Place) -> anyhow::Result<()> {
     let prompt = prompt_of(&args.generate)?;
     let config = Loaded::load(place)?.config;
     let log = args.seat.record.open(&config.provenance)?;
-    let registry = registry::registry(&config, &args.seat.weights, &interrupt)?;
+    let registry = registry::registry(&config, &args.seat.weights(), &interrupt)?;
     let talk = Talk::start(args, registry, log, &interrupt)?;
     let settings = args.seat.record.settings(args.sampling.settings(args.generate.max_tokens()));
     let system = args.system_prompt.clone();

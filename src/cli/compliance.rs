@@ -142,7 +142,11 @@ fn comply(args: &ComplianceArgs, interrupt: &Interrupt) -> anyhow::Result<Compli
     let started = Instant::now();
     // A file whose aliases are broken does not load. It is judged by its header, and the report
     // says what is wrong with them.
-    let loaded = args.weights.load_unchanged(&path, args.compute.exact, interrupt);
+    let loaded = args.weights.within(args.compute.memory.ram).load_unchanged(
+        &path,
+        args.compute.exact,
+        interrupt,
+    );
     let has_aliases = header.metadata.get(extract::ALIAS_TENSORS_KEY).is_some();
     let model = match loaded {
         Err(_) if has_aliases && !interrupt.is_set() => None,

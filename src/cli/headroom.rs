@@ -106,7 +106,11 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
     // Modified runs are compared side by side with others: so many executors share the memory.
     options.ram = options.ram.map(|ram| ram / EXECUTORS);
     let path = model_file(&args.model.model, interrupt)?;
-    let model = args.weights.load_to_judge(&path, args.compute.exact, interrupt)?;
+    let model = args.weights.within(args.compute.memory.ram).load_to_judge(
+        &path,
+        args.compute.exact,
+        interrupt,
+    )?;
     let mut stages = Stages::new(TEMPLATE);
     let report = headroom::run(&model, &options, &prompts, &plan, &mut |now, done, total| {
         stages.show(now, done, total);

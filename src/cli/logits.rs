@@ -46,7 +46,8 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     let mut options = args.compute.options(args.ids.len() + predict)?;
     options.batch = usize::try_from(args.chunk)?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = args.weights.load(&path, args.compute.exact, &interrupt)?;
+    let model =
+        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
     let mut executor = Executor::new(model, options)?;
     let report = record(&mut executor, &args.ids, predict, &|| !interrupt.is_set())?;
     let mut out = io::BufWriter::new(io::stdout().lock());

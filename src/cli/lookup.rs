@@ -136,7 +136,8 @@ pub(super) fn run(args: &LookupArgs) -> anyhow::Result<()> {
     let lines = args.prompts.read()?;
     let path = model_file(&args.model.model, &interrupt)?;
     let mut answers = Answers::read(args.answers.as_deref(), &path, args.predict)?;
-    let model = args.weights.load(&path, args.compute.exact, &interrupt)?;
+    let model =
+        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
     let prompts = ids(&model, &lines)?;
     answer(args, model, &prompts, &mut answers, &interrupt)?;
     let mut runs = Vec::new();

@@ -77,7 +77,8 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let text = fs::read_to_string(&args.file)
         .with_context(|| format!("cannot read the text {}", args.file.display()))?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = args.weights.load(&path, args.compute.exact, &interrupt)?;
+    let model =
+        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
     let windows = Windows::of_text(model.tokenizer()?, &text, options.context)?;
     let vocab = model.config().vocab;
     let mut save = match &args.save_logits {

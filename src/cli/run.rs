@@ -65,7 +65,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let log = args.record.open(&Options::default())?;
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = args.weights.load(&path, false, &interrupt)?;
+    let weights = args.weights.within(args.context.memory.ram);
+    let model = weights.load(&path, false, &interrupt)?;
     let mut options = args.context.options(&args.threads, model.config().context);
     args.speculation.make_room(&mut options, &interrupt)?;
     let mut session = Session::new(model.clone(), options)?;

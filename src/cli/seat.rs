@@ -75,6 +75,11 @@ impl Seat {
 }
 
 impl SeatArgs {
+    /// How weights are loaded.
+    pub(super) fn weights(&self) -> WeightArgs {
+        self.weights.within(self.context.memory.ram)
+    }
+
     /// The same, drafting with the model called `draft` where drafts may come from a model.
     pub(super) fn drafting_with(&self, draft: &str) -> Self {
         let mut args = self.clone();

@@ -93,7 +93,8 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     options.threads = threads.min(processors);
     options.threads_batch = options.threads;
     let path = model_file(&args.model.model, &interrupt)?;
-    let model = args.weights.load(&path, args.compute.exact, &interrupt)?;
+    let model =
+        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut executor = Executor::new(model, options)?;
     let bar = bar(TEMPLATE);

@@ -116,9 +116,9 @@ impl SpecArgs {
         options: &mut ExecutorOptions,
         interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
-        if let (Some(ram), Some(name)) = (options.ram, &self.model_draft) {
+        if let Some(name) = &self.model_draft {
             let draft = Model::load(&model_file(name, interrupt)?)?;
-            options.ram = Some(ram.saturating_sub(draft.footprint(options)?));
+            options.set_aside = draft.footprint(options)?;
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ impl SpecArgs {
         let path = model_file(name, interrupt)?;
         let model = weights.load(&path, false, interrupt)?;
         // It is small, and its bytes were taken off the target's budget.
-        let options = ExecutorOptions { ram: None, ..options.clone() };
+        let options = ExecutorOptions { ram: None, set_aside: 0, ..options.clone() };
         let context = options.context;
         let draft = DraftModel::new(model, target, options)
             .with_context(|| format!("{} cannot draft", path.display()))?;

@@ -47,6 +47,12 @@ pub struct WeightArgs {
     /// it saves time. Results are the same.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = ScreenMode::Auto)]
     pub keep: ScreenMode,
+    /// The budget of memory that was asked for.
+    #[arg(skip)]
+    pub ram: Option<u64>,
+    /// Whether what a plan has is to be measured.
+    #[arg(skip)]
+    pub(super) measuring: bool,
 }
 
 /// When a part of a plan is followed.
@@ -75,6 +81,12 @@ impl From<ScreenMode> for PartMode {
 }
 
 impl WeightArgs {
+    /// The same for a run that is to keep to so many bytes of memory.
+    #[must_use]
+    pub fn within(&self, ram: Option<u64>) -> Self {
+        Self { ram, ..self.clone() }
+    }
+
     /// Loads the model in the file at `path` as [`Self::load_unplanned`] does, with its plan, if it
     /// has one: that is said on stderr, and so is why a plan is not followed. An `exact` run has no
     /// use for either.
@@ -118,7 +130,8 @@ impl WeightArgs {
     ) -> anyhow::Result<Arc<Model>> {
         let always = |mode| if mode == ScreenMode::Auto { ScreenMode::Always } else { mode };
         let [screen, zeros, threshold, keep] = self.modes().map(always);
-        Self { screen, zeros, threshold, keep, ..self.clone() }.load(path, false, interrupt)
+        let measuring = Self { screen, zeros, threshold, keep, measuring: true, ..self.clone() };
+        measuring.load(path, false, interrupt)
     }
 
     /// As [`Self::load`], without thresholds: what judges a model must see the model.
@@ -146,7 +159,7 @@ impl WeightArgs {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Arc<Model>> {
         let screen = if self.screen == ScreenMode::Auto { ScreenMode::Always } else { self.screen };
-        Self { screen, ..self.clone() }.load_unchanged(path, exact, interrupt)
+        Self { screen, measuring: true, ..self.clone() }.load_unchanged(path, exact, interrupt)
     }
 
     const fn modes(&self) -> [ScreenMode; 4] {
@@ -180,112 +193,99 @@ impl WeightArgs {
             threshold: self.threshold.into(),
             keep: self.keep.into(),
             // What is measured must have its own budget.
-            budget: !self.modes().contains(&ScreenMode::Always),
+            budget: !self.measuring,
         };
         match model.follow(plan, &modes) {
-            Ok(followed) => self.tell(model, &manifest, followed),
+            Ok(followed) => {
+                let parts = self.parts(model, &manifest, followed);
+                if !parts.is_empty() {
+                    let same = if followed.thresholds { "" } else { "; same results" };
+                    let parts = parts.join("; ");
+                    let line =
+                        format!("following the plan: {parts}{same} (--no-plan does without)");
+                    terminal.notice(&line);
+                }
+                self.tell_missing(model, &manifest);
+            }
             Err(error) => refused(&error),
         }
     }
 
-    /// Says what of a plan is followed, and what was asked for and is not.
-    fn tell(&self, model: &Model, manifest: &Manifest, followed: Followed) {
-        let terminal = Terminal::new();
-        self.tell_neurons(model, manifest, followed);
-        self.tell_caches(manifest, followed);
-        match &manifest.screen {
-            Some(screen) if followed.screen => {
-                let group = model.bytes_per_token();
-                let head: u64 =
-                    group.iter().filter(|(g, _)| g.name() == "head").map(|(_, bytes)| bytes).sum();
-                terminal.notice(&format!(
-                    "following the plan: the head is screened, {:.1} of {:.1} MB for a token, same \
-                     results (--no-plan does without)",
-                    megabytes(head) * screen.greedy.fraction,
-                    megabytes(head),
-                ));
-            }
-            Some(_) => tracing::info!("the head is not screened: it saves no time here, or is off"),
-            None => {
-                if let (ScreenMode::On, Some(why)) = (self.screen, &manifest.unscreened) {
-                    terminal.notice(&format!("the head is not screened: {why}"));
-                }
-            }
-        }
-    }
-
-    /// What is followed of the last-level cache, of memory, and of how early weights are asked for.
-    fn tell_caches(&self, manifest: &Manifest, followed: Followed) {
-        let terminal = Terminal::new();
-        match &manifest.keep {
-            Some(keep) if followed.keep => terminal.notice(&format!(
-                "following the plan: {:.1} MB of weights stay in the last-level cache, {:.1} MB \
-                 are read past it, same results (--keep off does without)",
-                megabytes(keep.kept_bytes),
-                megabytes(keep.past_bytes),
-            )),
-            Some(_) => tracing::info!("no weights are kept in the cache: no time saved, or off"),
-            None if self.keep == ScreenMode::On => terminal.notice(
-                "no weights are kept in the cache: the plan is for one that holds them all; \
-                 `aios profile --llc BYTES` makes one for a smaller cache",
-            ),
-            None => {}
-        }
-        if let Some(memory) = manifest.memory.filter(|_| followed.budget) {
-            terminal.notice(&format!(
-                "following the plan: within {:.1} MB of memory, {:.1} MB of weights are read from \
-                 disk for each pass, same results (--ram decides otherwise)",
-                megabytes(memory.ram_bytes),
-                megabytes(memory.stream_bytes),
+    /// What a run does that follows these parts of a plan. Under a budget of memory matrices are
+    /// read as they come from the disk, so that nothing of them is left out or kept.
+    fn parts(&self, model: &Model, manifest: &Manifest, followed: Followed) -> Vec<String> {
+        let mut parts = Vec::new();
+        if let Some(memory) = manifest.memory.filter(|_| followed.budget && self.ram.is_none()) {
+            parts.push(format!(
+                "within {:.1} MB of memory (--ram decides otherwise)",
+                megabytes(memory.ram_bytes)
             ));
         }
-        if let Some(prefetch) = manifest.prefetch.filter(|_| followed.ahead) {
-            tracing::info!("weights are asked for {} bytes ahead of use", prefetch.ahead);
+        let mapped = !followed.budget && self.ram.is_none();
+        if let Some(screen) = manifest.screen.as_ref().filter(|_| followed.screen && mapped) {
+            let groups = model.bytes_per_token();
+            let of_head = groups.iter().filter(|(group, _)| group.name() == "head");
+            let head = megabytes(of_head.map(|(_, bytes)| bytes).sum());
+            let read = head * screen.greedy.fraction;
+            parts.push(format!("the head is screened, {read:.1} of {head:.1} MB for a token"));
         }
-    }
-
-    /// What is followed of thresholds and of zero neurons.
-    fn tell_neurons(&self, model: &Model, manifest: &Manifest, followed: Followed) {
-        let terminal = Terminal::new();
-        match manifest.threshold_in_force() {
-            Some(point) if followed.thresholds => terminal.notice(&format!(
-                "following the plan: {:.0} % of the neurons are left out, which changes results: \
-                 perplexity {:+.2} %, KL {:.4} as measured (--threshold off does without)",
+        let point = manifest.threshold_in_force();
+        if let Some(point) = point.filter(|_| followed.thresholds) {
+            parts.push(format!(
+                "{:.0} % of the neurons are left out, which changes results: perplexity {:+.2} %, \
+                 KL {:.4} as measured (--threshold off does without)",
                 100.0 * point.target,
                 100.0 * (point.perplexity_ratio - 1.0),
                 point.kl,
-            )),
-            Some(_) => tracing::info!("no neurons are left out: no time saved here, or off"),
-            None if self.threshold == ScreenMode::On => terminal.notice(
+            ));
+        }
+        if let Some(ffn) = manifest.ffn.as_ref().filter(|_| followed.zeros && mapped) {
+            // What was measured with thresholds does not hold without.
+            let known = followed.thresholds || point.is_none();
+            let (read, whole) = (megabytes(ffn.read_bytes), megabytes(ffn.whole_bytes));
+            let bytes = format!(", {read:.1} of {whole:.1} MB of feed-forward weights for a token");
+            parts.push(format!(
+                "zero neurons are skipped{}",
+                if known { bytes.as_str() } else { "" }
+            ));
+        }
+        if let Some(keep) = manifest.keep.filter(|_| followed.keep && mapped) {
+            parts.push(format!(
+                "{:.1} MB of weights stay in the last-level cache, {:.1} MB are read past it",
+                megabytes(keep.kept_bytes),
+                megabytes(keep.past_bytes),
+            ));
+        }
+        if let Some(found) = manifest.prefetch.filter(|_| followed.ahead) {
+            parts.push(format!("weights are asked for {} bytes ahead of use", found.ahead));
+        }
+        parts
+    }
+
+    /// Says what was asked for and is not in the plan.
+    fn tell_missing(&self, model: &Model, manifest: &Manifest) {
+        let terminal = Terminal::new();
+        if let (ScreenMode::On, Some(why)) = (self.screen, &manifest.unscreened) {
+            terminal.notice(&format!("the head is not screened: {why}"));
+        }
+        if self.threshold == ScreenMode::On && manifest.threshold_in_force().is_none() {
+            terminal.notice(
                 "no neurons are left out: the plan has no thresholds; `aios profile --quality \
                  balanced` looks for some",
-            ),
-            None => {}
+            );
         }
-        match &manifest.ffn {
-            // What was measured with thresholds does not hold without.
-            Some(_)
-                if followed.zeros
-                    && manifest.threshold_in_force().is_some()
-                    && !followed.thresholds =>
-            {
-                terminal.notice("following the plan: zero neurons are skipped, same results");
-            }
-            Some(ffn) if followed.zeros => terminal.notice(&format!(
-                "following the plan: zero neurons are skipped, {:.1} of {:.1} MB of feed-forward \
-                 weights for a token, same results (--zeros off does without)",
-                megabytes(ffn.read_bytes),
-                megabytes(ffn.whole_bytes),
-            )),
-            Some(_) => tracing::info!("zero neurons are computed: no time saved here, or off"),
-            None if self.zeros == ScreenMode::On => {
-                let name = model.config().ffn.activation.name();
-                terminal.notice(&format!(
-                    "no neurons are skipped: the plan has none, as the model's activation is \
-                     {name}, or its down projections are in a format for which there are none"
-                ));
-            }
-            None => {}
+        if self.zeros == ScreenMode::On && manifest.ffn.is_none() {
+            let name = model.config().ffn.activation.name();
+            terminal.notice(&format!(
+                "no neurons are skipped: the plan has none, as the model's activation is {name}, \
+                 or its down projections are in a format for which there are none"
+            ));
+        }
+        if self.keep == ScreenMode::On && manifest.keep.is_none() {
+            terminal.notice(
+                "no weights are kept in the cache: the plan is for one that holds them all; \
+                 `aios profile --llc BYTES` makes one for a smaller cache",
+            );
         }
     }
 

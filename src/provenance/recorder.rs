@@ -388,7 +388,7 @@ fn quality(session: &Session) -> Quality {
 
 fn plan(session: &Session, stats: Option<&GenerationStats>) -> Plan {
     let (executor, residency) = (session.executor(), stats.map(|stats| &stats.residency));
-    let screen = executor.model().head_screen();
+    let screen = executor.model().head_screen().filter(|_| executor.screens_head());
     let zeros = executor.model().ffn_neurons().filter(|_| executor.skips_zeros());
     let ladder = residency.into_iter().flat_map(|residency| &residency.ladder);
     Plan {

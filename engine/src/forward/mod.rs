@@ -52,6 +52,8 @@ pub struct ExecutorOptions {
     /// The most bytes that the cache may take; what tiers leave of it keeps more hot pages, from
     /// which a sequence can be taken back farther. It changes no result.
     pub kv_budget: Option<u64>,
+    /// Whether that budget chooses the tiers: the first of `Off`, `Warm` and `Cold` that keep to it.
+    pub kv_by_budget: bool,
     /// The instruction set.
     pub isa: Isa,
     /// The most tokens in a pass; longer prompts take several. It changes speed, not results.
@@ -61,6 +63,8 @@ pub struct ExecutorOptions {
     /// Bytes of memory for weights, cache and activations; `None` lets the system decide what
     /// stays in memory, unless the model exceeds it.
     pub ram: Option<u64>,
+    /// Bytes of that memory, whoever sets its bounds, that something else takes: a draft model.
+    pub set_aside: u64,
 }
 
 impl ExecutorOptions {
@@ -75,10 +79,12 @@ impl ExecutorOptions {
             cache_v: CacheType::F16,
             kv_tiers: KvTiering::Off,
             kv_budget: None,
+            kv_by_budget: false,
             isa: Isa::detect(),
             batch: 512,
             exact: false,
             ram: None,
+            set_aside: 0,
         }
     }
 }
@@ -174,7 +180,8 @@ impl Executor {
             threads => start(threads)?,
         };
         let config = model.config();
-        let plan = KvPlan::new(&model, &options)?;
+        let (plan, kv_tiers) = KvPlan::choose(&model, &options)?;
+        let options = ExecutorOptions { kv_tiers, kv_by_budget: false, ..options };
         let cache = KvCache::new(&model, plan)?;
         let attention = &config.attention;
         let (heads, kv_heads) = (attention.heads, attention.kv_heads);
@@ -270,7 +277,24 @@ impl Executor {
         let stats = self.context.memory.stats();
         let of = |of: fn(Kept) -> u64| self.kept.map_or(0, of);
         let (kept_bytes, past_bytes) = (of(|kept| kept.kept_bytes), of(|kept| kept.past_bytes));
-        ResidencyStats { kept_bytes, past_bytes, ..stats }
+        let vocab = self.model.config().vocab as u64;
+        let rows_skipped = self.screen_stats().rows_skipped(vocab) + self.zero_stats().skipped();
+        ResidencyStats { kept_bytes, past_bytes, rows_skipped, on: self.on(), ..stats }
+    }
+
+    /// What is on, by the names of telemetry.
+    fn on(&self) -> Vec<&'static str> {
+        let is_on = [
+            ("repacked", self.model.is_repacked() && !self.options.exact),
+            ("screen", self.screens_head()),
+            ("zeros", self.skips_zeros()),
+            ("thresholds", self.thresholds.is_some()),
+            ("kept", self.kept.is_some()),
+            ("ahead", self.asks_ahead() != self.options.isa.ahead()),
+            ("kv_tiers", self.options.kv_tiers != KvTiering::Off),
+            ("budget", self.context.memory.has_budget()),
+        ];
+        is_on.into_iter().filter_map(|(name, on)| on.then_some(name)).collect()
     }
 
     /// The pointer table of the weights, for a last-level cache of so many bytes.

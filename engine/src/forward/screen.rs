@@ -46,6 +46,11 @@ pub struct ScreenStats {
 }
 
 impl ScreenStats {
+    /// Rows of a head of `vocab` rows that were not computed.
+    pub const fn rows_skipped(&self, vocab: u64) -> u64 {
+        ((self.positions - self.whole) * vocab).saturating_sub(self.rows)
+    }
+
     /// Adds those of a later time.
     pub const fn add(&mut self, later: &Self) {
         self.positions += later.positions;

@@ -29,6 +29,11 @@ pub struct ZeroStats {
 }
 
 impl ZeroStats {
+    /// Rows and columns that were not read.
+    pub const fn skipped(&self) -> u64 {
+        self.up_skipped + self.down_skipped
+    }
+
     /// Adds those of a later time.
     pub const fn add(&mut self, later: &Self) {
         self.neurons += later.neurons;

@@ -2,6 +2,7 @@
 
 use super::{AdoptError, Model, ZeroLimits};
 use aios_residency::plan::{FfnReport, Plan};
+use std::sync::Arc;
 
 /// When a part of a plan is followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,44 +71,44 @@ impl Followed {
 
 impl Model {
     /// Has the executors that are made from now on follow `plan`, which was opened for this model,
-    /// as far as `modes` say.
+    /// as far as `modes` say. A second plan changes nothing: what runs already stays as it is.
     ///
     /// # Errors
-    /// [`AdoptError`], where a part does not fit the model; some of the others may be followed then.
+    /// [`AdoptError`], where a part does not fit the model; no part is followed then.
     pub fn follow(&self, mut plan: Plan, modes: &PlanModes) -> Result<Followed, AdoptError> {
-        let mut followed = Followed::default();
         let ffn: Option<FfnReport> = plan.manifest.ffn.clone();
         let lossy = plan.manifest.threshold_in_force().is_some();
-        if lossy && modes.threshold.follows(ffn.as_ref().is_some_and(|ffn| ffn.pays)) {
-            self.adopt_thresholds(&plan)?;
-            followed.thresholds = true;
-        }
+        let cut = lossy && modes.threshold.follows(ffn.as_ref().is_some_and(|ffn| ffn.pays));
+        let thresholds = cut.then(|| self.thresholds_of(&plan)).transpose()?;
         // What pays with thresholds was not measured without.
-        let pays = |ffn: &FfnReport| followed.thresholds || (ffn.pays && !lossy);
-        if let Some(ffn) = ffn.filter(|ffn| modes.zeros.follows(pays(ffn))) {
-            let everywhere = modes.zeros == PartMode::On;
-            let limits = if everywhere { ZeroLimits::BYTES } else { ZeroLimits::of(&ffn) };
-            self.adopt_neurons(&mut plan, limits)?;
-            followed.zeros = true;
-        }
-        if let Some(keep) = plan.manifest.keep.filter(|keep| modes.keep.follows(keep.pays)) {
-            self.adopt_keep(keep.room);
-            followed.keep = true;
-        }
-        if let Some(memory) = plan.manifest.memory.filter(|_| modes.budget) {
-            self.adopt_budget(memory.ram_bytes);
-            followed.budget = true;
-        }
-        if let Some(found) = plan.manifest.prefetch.filter(|found| found.ahead != found.usual) {
-            self.adopt_ahead(found.ahead);
-            followed.ahead = true;
-        }
+        let pays = |ffn: &FfnReport| cut || (ffn.pays && !lossy);
+        let everywhere = modes.zeros == PartMode::On;
+        let limits = |ffn| if everywhere { ZeroLimits::BYTES } else { ZeroLimits::of(&ffn) };
+        let ffn = ffn.filter(|ffn| modes.zeros.follows(pays(ffn)));
+        let neurons = ffn.map(|ffn| self.neurons_of(&mut plan, limits(ffn))).transpose()?;
         let screen = plan.manifest.screen.as_ref();
-        if let Some(screen) = screen.filter(|screen| modes.screen.follows(screen.pays)) {
-            let most = screen.positions_most;
-            self.adopt(plan, most)?;
-            followed.screen = true;
-        }
+        let screen = screen.filter(|screen| modes.screen.follows(screen.pays));
+        let most = screen.map(|screen| screen.positions_most);
+        let screen = most.map(|most| self.screen_of(&mut plan, most)).transpose()?;
+        // All that could fail is behind us.
+        let manifest = plan.manifest;
+        let keep = manifest.keep.filter(|keep| modes.keep.follows(keep.pays));
+        let memory = manifest.memory.filter(|_| modes.budget);
+        let early = manifest.prefetch.filter(|found| found.ahead != found.usual);
+        let followed = Followed {
+            screen: screen.is_some(),
+            zeros: neurons.is_some(),
+            thresholds: cut,
+            keep: keep.is_some(),
+            budget: memory.is_some(),
+            ahead: early.is_some(),
+        };
+        thresholds.into_iter().for_each(|part| drop(self.thresholds.set(Arc::new(part))));
+        neurons.into_iter().for_each(|part| drop(self.neurons.set(Arc::new(part))));
+        screen.into_iter().for_each(|part| drop(self.screen.set(Arc::new(part))));
+        keep.iter().for_each(|keep| self.adopt_keep(keep.room));
+        memory.iter().for_each(|memory| self.adopt_budget(memory.ram_bytes));
+        early.iter().for_each(|found| self.adopt_ahead(found.ahead));
         Ok(followed)
     }
 }

@@ -158,13 +158,22 @@ impl Model {
     /// # Errors
     /// [`AdoptError`]; nothing has changed then.
     pub fn adopt_neurons(&self, plan: &mut Plan, limits: ZeroLimits) -> Result<(), AdoptError> {
-        let of_neurons = |table: &Table| table.kind() == TableKind::FfnNeurons;
-        let at = plan.tables.iter().position(of_neurons);
-        let at = at.ok_or(AdoptError::Neurons("are not in the plan"))?;
-        let neurons = FfnNeurons::new(self, plan.tables.remove(at), limits)?;
+        let neurons = self.neurons_of(plan, limits)?;
         // A second plan changes nothing: what runs already stays as it is.
         let _ = self.neurons.set(Arc::new(neurons));
         Ok(())
+    }
+
+    /// Those of `plan`, whose table is taken.
+    pub(super) fn neurons_of(
+        &self,
+        plan: &mut Plan,
+        limits: ZeroLimits,
+    ) -> Result<FfnNeurons, AdoptError> {
+        let of_neurons = |table: &Table| table.kind() == TableKind::FfnNeurons;
+        let at = plan.tables.iter().position(of_neurons);
+        let at = at.ok_or(AdoptError::Neurons("are not in the plan"))?;
+        FfnNeurons::new(self, plan.tables.remove(at), limits)
     }
 
     /// The down projections stored neuron by neuron that it has adopted, if it has.

@@ -170,19 +170,27 @@ impl Model {
     ///
     /// # Errors
     /// [`AdoptError`]; nothing has changed then.
-    pub fn adopt(&self, plan: Plan, positions_most: usize) -> Result<(), AdoptError> {
+    pub fn adopt(&self, mut plan: Plan, positions_most: usize) -> Result<(), AdoptError> {
+        let screen = self.screen_of(&mut plan, positions_most)?;
+        // A second plan changes nothing: what runs already stays as it is.
+        let _ = self.screen.set(Arc::new(screen));
+        Ok(())
+    }
+
+    /// The screen of `plan`, whose table is taken.
+    pub(super) fn screen_of(
+        &self,
+        plan: &mut Plan,
+        positions_most: usize,
+    ) -> Result<HeadScreen, AdoptError> {
         let (shape, dtype) = (self.head_shape(), self.head().0);
         let of = &plan.manifest.head;
         if (of.rows, of.cols, of.dtype) != (shape.rows, shape.cols, dtype) {
             return Err(AdoptError::Head);
         }
-        let mut tables = plan.tables.into_iter();
-        let table = tables.find(|table| table.kind() == TableKind::HeadSketch);
-        let table = table.ok_or(AdoptError::Kind("no table"))?;
-        let screen = HeadScreen::new(dtype, shape, table, positions_most)?;
-        // A second plan changes nothing: what runs already stays as it is.
-        let _ = self.screen.set(Arc::new(screen));
-        Ok(())
+        let of_head = |table: &Table| table.kind() == TableKind::HeadSketch;
+        let at = plan.tables.iter().position(of_head).ok_or(AdoptError::Kind("no table"))?;
+        HeadScreen::new(dtype, shape, plan.tables.remove(at), positions_most)
     }
 
     /// The screen that it has adopted, if it has one.

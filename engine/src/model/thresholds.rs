@@ -79,13 +79,17 @@ impl Model {
     /// # Errors
     /// [`AdoptError`]; nothing has changed then.
     pub fn adopt_thresholds(&self, plan: &Plan) -> Result<(), AdoptError> {
-        let mut tables = plan.tables.iter();
-        let table = tables.find(|table| table.kind() == TableKind::FfnThresholds);
-        let table = table.ok_or(AdoptError::Thresholds("are not in the plan"))?;
-        let thresholds = FfnThresholds::new(self, table)?;
+        let thresholds = self.thresholds_of(plan)?;
         // A second plan changes nothing: what runs already stays as it is.
         let _ = self.thresholds.set(Arc::new(thresholds));
         Ok(())
+    }
+
+    /// The thresholds of `plan`.
+    pub(super) fn thresholds_of(&self, plan: &Plan) -> Result<FfnThresholds, AdoptError> {
+        let mut tables = plan.tables.iter();
+        let table = tables.find(|table| table.kind() == TableKind::FfnThresholds);
+        FfnThresholds::new(self, table.ok_or(AdoptError::Thresholds("are not in the plan"))?)
     }
 
     /// The thresholds that it has adopted, if it has.

@@ -211,6 +211,8 @@ pub fn run(
     let options = ExecutorOptions { context: plan.context(), exact: false, ..options.clone() };
     let mut executor = Executor::new(Arc::clone(model), options)?;
     executor.screen(None);
+    // A budget that is too small should not cost the rest of the work.
+    let memory = memory::measure(&mut executor, held[0], plan, progress)?;
     let (table, screen, unscreened) =
         match head(&mut executor, (&fitting, &held), plan, folder, progress) {
             Ok((table, report)) => (Some(table), Some(report), None),
@@ -234,7 +236,6 @@ pub fn run(
     };
     let keep = cache::keep(&mut executor, &held, plan, progress)?;
     let prefetch = Some(cache::prefetch(&mut executor, &held, plan, progress)?);
-    let memory = memory::measure(&mut executor, held[0], plan, progress)?;
     let tables = table.into_iter().chain(neurons).chain(entry).collect();
     let made = manifest(model, plan, tables)?;
     let manifest = Manifest { screen, unscreened, ffn, threshold, keep, prefetch, memory, ..made };

@@ -109,7 +109,7 @@ fn a_plan_for_a_budget_says_what_lives_where_and_runs_keep_to_it() {
         panic!("a byte is not enough");
     };
     let ram = least + weights(&model) / 3;
-    let manifest = run(&ProfileOptions { ram_bytes: Some(ram), ..plan }).expect("a plan");
+    let manifest = run(&ProfileOptions { ram_bytes: Some(ram), ..plan.clone() }).expect("a plan");
     let memory = manifest.memory.expect("measured");
     assert_eq!((memory.ram_bytes, memory.tokens), (ram, 6));
     assert!(memory.hot_bytes + memory.reserved_bytes <= ram, "{memory:?}");
@@ -117,6 +117,9 @@ fn a_plan_for_a_budget_says_what_lives_where_and_runs_keep_to_it() {
     assert!(memory.disk_bytes_per_token >= memory.stream_bytes as f64, "{memory:?}");
     assert!(memory.whole_ms > 0.0 && memory.limited_ms > 0.0, "{memory:?}");
     assert!(markdown(&manifest).contains("| weights | disk, read for each pass | "));
+    let (quality, ram_bytes) = (Quality::Aggressive, Some(ram));
+    let lossy = run(&ProfileOptions { quality, ram_bytes, ..plan.clone() }).expect("a plan");
+    assert!(lossy.threshold_in_force().is_some() && lossy.memory.is_some(), "{lossy:?}");
     // Who follows it has the budget, and any other that is asked for is nobody's plan.
     model.adopt_budget(ram);
     let stats = |options: ExecutorOptions| {

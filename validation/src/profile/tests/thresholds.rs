@@ -1,8 +1,8 @@
 //! Neurons below a threshold: the same answer however it is computed, and within the budget.
 
 use super::*;
-use aios_engine::FfnThresholds;
-use aios_residency::plan::{PlanError, Quality, read_manifest, write_manifest};
+use aios_engine::{FfnThresholds, PartMode, PlanModes};
+use aios_residency::plan::{PlanError, Quality, TableKind, read_manifest, write_manifest};
 
 fn profile_for(model: &Arc<Model>, quality: Quality, folder: &Path) -> Manifest {
     let plan =
@@ -44,6 +44,33 @@ fn an_answer_is_a_function_of_the_thresholds() {
             }
         }
     }
+}
+
+/// SPEC D4: a plan that cannot be followed changes nothing, least of all results.
+#[test]
+fn a_plan_of_which_a_part_does_not_fit_is_not_followed_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = load("micro-llama-q4km.gguf");
+    profile_for(&model, Quality::Aggressive, folder.path());
+    let (_, stamp) = model.identity().expect("files");
+    let open = || Plan::open(folder.path(), &stamp, &hardware()).expect("sound");
+    let always = PartMode::Always;
+    let modes =
+        PlanModes { screen: always, zeros: always, threshold: always, keep: always, budget: true };
+    let mut plan = open();
+    plan.tables.retain(|table| table.kind() != TableKind::HeadSketch);
+    let outcome = model.follow(plan, &modes);
+    assert!(matches!(outcome, Err(AdoptError::Kind(_))), "{outcome:?}");
+    assert!(model.ffn_thresholds().is_none() && model.ffn_neurons().is_none());
+    assert!(model.keep_room().is_none() && model.planned_budget().is_none());
+    let followed = model.follow(open(), &modes).expect("sound");
+    assert!(followed.thresholds && followed.screen && !followed.budget, "{followed:?}");
+    assert!(model.ffn_thresholds().is_some() && model.head_screen().is_some());
+    let none = PlanModes { screen: PartMode::Off, zeros: PartMode::Off, ..modes };
+    let modes = PlanModes { threshold: PartMode::Off, keep: PartMode::Off, ..none };
+    let other = load("micro-llama-q4km.gguf");
+    let followed = other.follow(open(), &modes).expect("sound");
+    assert!(other.ffn_thresholds().is_none() && !followed.screen, "{followed:?}");
 }
 
 /// A larger budget leaves out as much or more, none costs more than it may, and `exact` nothing.

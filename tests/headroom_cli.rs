@@ -40,12 +40,18 @@ fn the_report_goes_to_stdout_or_into_a_folder() {
     let mut json = json;
     for report in [&mut file, &mut json] {
         let ratio = report.as_object_mut().unwrap().remove("reread_ratio").unwrap();
-        assert!(ratio.is_null() || ratio.as_f64().unwrap() >= 0.0, "{ratio}");
+        assert!(ratio.as_f64().unwrap() >= 0.0, "{ratio}");
+        let behind = &report["reread_behind"];
+        assert!(behind["name"].as_str().unwrap().starts_with("desktop-36mb"), "{behind}");
+        assert_eq!((&behind["threads"], &behind["depth"]), (&1.into(), &16.into()));
+        assert_eq!(behind["caches"]["shared"]["ways"], 12);
     }
     assert_eq!(file, json);
-    let text = headroom(folder.path(), PROMPTS.as_bytes(), &["--continued", "0"]);
+    let other = ["--continued", "0", "--cache", "server-32mb"];
+    let text = headroom(folder.path(), PROMPTS.as_bytes(), &other);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("Speculation by look-up is not measured"), "{text}");
+    assert!(text.contains("behind server-32mb"), "{text}");
 }
 
 #[test]
@@ -66,6 +72,9 @@ fn hostile_prompts_and_wrong_usage_are_refused() {
     let empty = headroom(folder.path(), b"", &[]);
     assert!(String::from_utf8_lossy(&empty.stderr).contains("has no prompts"));
     assert_eq!(headroom(folder.path(), good, &["--prompts", "1"]).status.code(), Some(2));
+    let nameless = headroom(folder.path(), good, &["--cache", "nonesuch"]);
+    assert_eq!(nameless.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&nameless.stderr).contains("desktop-36mb"));
     let missing = headroom(folder.path(), good, &["--with", "no-such-file.gguf"]);
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert!(said.contains("no-such-file.gguf does not exist"), "{said}");

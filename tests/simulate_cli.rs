@@ -23,7 +23,7 @@ fn report(args: &[&str]) -> Value {
 fn figures_follow_the_caches_and_the_passes() {
     let figure = |report: &Value, key: &str| report[key].as_f64().unwrap();
     let small = report(&["--ll", "16384,16,64", "-t", "1"]);
-    assert_eq!(small["source"], "simulated");
+    assert_eq!((&small["source"], &small["synthetic"]), (&"simulated".into(), &false.into()));
     assert_eq!(small["caches"]["private"]["bytes"], 32768);
     let counted = figure(&small, "counted_bytes_per_token");
     let read = figure(&small, "dram_read_bytes_per_token");
@@ -43,9 +43,11 @@ fn figures_follow_the_caches_and_the_passes() {
 fn the_default_is_a_table_and_wrong_usage_is_refused() {
     let table = simulate(&["--cache", "desktop-36mb", "--warm-up", "0"]);
     let table = String::from_utf8(table.stdout).unwrap();
-    for row in ["i9-13900K", "independent", "| head |", "| all |", "re-read ratio"] {
+    for row in ["i9-13900K", "independent", "| head |", "| all |", "DRAM writes |", "re-read ratio"]
+    {
         assert!(table.contains(row), "{row}: {table}");
     }
+    assert!(!table.contains("Synthetic"), "{table}");
     for (args, said) in [
         (&["--cache", "nonesuch"][..], "stacked-96mb"),
         (&["--ll", "1000,16,64"], "whole number of sets"),
@@ -60,5 +62,39 @@ fn the_default_is_a_table_and_wrong_usage_is_refused() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(stderr.contains(said), "{args:?}: {stderr}");
+    }
+}
+
+/// Every report that names a model says when its weights are random.
+#[test]
+fn reports_on_synthetic_weights_carry_the_stamp() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, prompts) = (folder.path().join("made.gguf"), folder.path().join("prompts.jsonl"));
+    let (model, prompts) = (model.to_str().unwrap(), prompts.to_str().unwrap());
+    std::fs::write(prompts, "{\"class\": \"a\", \"user\": \"one two one two\"}\n").unwrap();
+    let aios = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aios"));
+        command.env_remove("RUST_LOG").env_remove("AIOS_CATALOG");
+        let output = command.args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shape = ["--shape", "smollm2-135m", "--quant", "Q4_0", "--layers", "1", "--vocab", "512"];
+    aios(&[&["synth"][..], &shape, &[model]].concat());
+    let simulate = ["simulate", "-m", model, "--cache", "server-32mb", "-n", "1"];
+    let bench = ["bench", "-m", model, "-p", "0", "-n", "1", "-r", "1", "--no-bandwidth"];
+    let lookup = ["lookup", "-m", model, "--prompts", prompts, "-n", "4"];
+    let acceptance = ["acceptance", "-m", model, "-md", model, "--prompts", prompts, "-n", "2"];
+    for (command, json) in [
+        (&simulate[..], &["--json"][..]),
+        (&bench, &["-o", "json"]),
+        (&lookup, &["--json"]),
+        (&acceptance, &["--json"]),
+    ] {
+        let text = aios(command);
+        assert!(text.starts_with("**Synthetic weights"), "{command:?}: {text}");
+        let report: Value = serde_json::from_str(&aios(&[command, json].concat())).unwrap();
+        assert_eq!(report["synthetic"], true, "{command:?}: {report}");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aios_engine::{DraftModel, EngineError, Executor, Model, SamplerOptions};
 use aios_validation::acceptance::{Plan, Prompt, Report, measure};
+use aios_validation::report::is_synthetic;
 use anyhow::Context;
 use clap::Args;
 
@@ -78,6 +79,7 @@ pub(super) fn run(args: &AcceptanceArgs) -> anyhow::Result<()> {
         ))
     };
     let ((model, target), (draft, small)) = (load(&args.model.model)?, load(&args.model_draft)?);
+    let synthetic = [&target, &small].into_iter().any(|model| is_synthetic(model.metadata()));
     let read = ids(&target, &lines)?;
     let with_class = |(line, ids): (Line, Vec<u32>)| Prompt { class: line.class, ids };
     let prompts: Vec<Prompt> = lines.into_iter().zip(read).map(with_class).collect();
@@ -96,7 +98,7 @@ pub(super) fn run(args: &AcceptanceArgs) -> anyhow::Result<()> {
     };
     let rows = measure([&mut target, drafter.executor()], &prompts, &plan, &mut between)?;
     bar.finish_and_clear();
-    let report = Report { model, draft, rows };
+    let report = Report { model, draft, synthetic, rows };
     let json = args.json.then(|| report.json());
     Ok(deliver(None, json.as_deref(), || report.markdown())?)
 }

@@ -1,10 +1,13 @@
 //! `aios baseline`: MB per token by every source there is, and how fast it goes.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use aios_engine::{EngineError, Executor};
+use aios_engine::gguf::Escaped;
+use aios_engine::{EngineError, Executor, ExecutorOptions};
 use aios_validation::baseline::{
-    About, BaselineReport, Bench, Peer, PeerPlan, Plan, SimulatedFigure, measure,
+    About, BaselineReport, Bench, Counters, Peer, PeerPlan, Plan, SimulatedFigure, Surroundings,
+    measure,
 };
 use aios_validation::counters::Machine;
 use aios_validation::report::{self, Environment, ModelInfo};
@@ -17,7 +20,7 @@ use super::output::deliver;
 use super::progress::bar;
 use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
-use crate::doctor::{Report as Doctor, bandwidth};
+use crate::doctor::{Cache, Report as Doctor, bandwidth};
 use crate::interrupt::{Interrupt, Interrupted};
 
 const TEMPLATE: &str = "{msg} [{bar:30}] {pos}/{len}, {elapsed}";
@@ -32,8 +35,9 @@ Examples:
   aios baseline -m model.gguf --runs 5 --tokens 200 --peer llama-cpp --out report
 
 Each run loads the model anew. Counted bytes are exact; measured ones need the memory controllers'
-counters, and the report says what stands in their way. The exit code is 1 if figures vary by 5 %
-or more from run to run, or if what was measured cannot be.")]
+counters, and the report says what stands in their way. The caches are simulated for one thread,
+whatever -t is. The exit code is 1 if figures vary by 5 % or more from run to run, if what was
+measured cannot be, or if the kernel's description of the counters is broken.")]
 pub(super) struct BaselineArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -98,8 +102,31 @@ fn simulated(
     let mut go_on = || stop_if(interrupt);
     let found = simulate::decode(executor, design, plan.positions(), &mut go_on)?;
     let reads = found.dram_read_bytes_per_token + found.dram_ownership_bytes_per_token;
-    let (reread_ratio, positions) = (found.reread_ratio, found.depth);
-    Ok(SimulatedFigure { mb_per_token: reads / 1e6, reread_ratio, cache, positions })
+    Ok(SimulatedFigure {
+        mb_per_token: reads / 1e6,
+        reread_ratio: found.reread_ratio,
+        cache,
+        caches: found.caches,
+        threads: found.threads,
+        positions: found.depth,
+    })
+}
+
+/// The most that caches can keep from one token to the next (SPEC B11). The kernel does not say
+/// whether the last level contains what is before it, so that all of it counts.
+fn kept_bytes(caches: &[Cache]) -> u64 {
+    let data = caches.iter().filter(|cache| cache.kind != "Instruction");
+    data.map(|cache| cache.bytes.saturating_mul(cache.instances)).fold(0, u64::saturating_add)
+}
+
+fn surroundings(options: &ExecutorOptions, doctor: &Doctor) -> Surroundings {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    Surroundings {
+        environment: Environment::new(options, options.threads),
+        kernel: kernel.map(|release| Escaped::new(release.trim()).to_string()),
+        memory_bytes: doctor.memory.total_bytes,
+        last_level_cache_bytes: doctor.last_level_cache_bytes(),
+    }
 }
 
 fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<BaselineReport> {
@@ -128,7 +155,7 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
     let info = ModelInfo::of_files(&model, &model.files(), &mut || !interrupt.is_set())?;
     let about = About {
         model: info.ok_or(Interrupted)?,
-        environment: Environment::new(&options, options.threads),
+        environment: surroundings(&options, &doctor),
         processor: doctor.cpu.model.clone(),
         simulated: match caches {
             Some((name, design)) => {
@@ -141,14 +168,15 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
     };
     drop(model);
     let bytes = buffer_bytes(&doctor);
+    let machine = Machine::here();
     let mut bench = Bench {
         load: &mut || Ok(Executor::new(weights(&path)?, options.clone())?),
         stream: &mut || {
             let read = bandwidth::measure(options.threads, bytes, STREAM_RUNS)?;
             Ok(read.median_gb_per_s)
         },
-        machine: &Machine::here(),
-        cache_bytes: doctor.last_level_cache_bytes().unwrap_or(0),
+        counters: Counters::of(&machine),
+        cache_bytes: kept_bytes(&doctor.caches),
         between: &mut |done| {
             bar.set_position(done as u64);
             stop_if(interrupt)
@@ -169,4 +197,32 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
     stop_if(interrupt)?;
     let about = About { peer, ..about };
     BaselineReport::new(plan, about, runs, measured).context("there was no run")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_data_cache_can_keep_something() {
+        let cache = |level: u32, kind: &str, bytes, instances| Cache {
+            level,
+            kind: kind.to_owned(),
+            bytes,
+            instances,
+            line_bytes: None,
+            ways: None,
+        };
+        let victim = [
+            cache(1, "Data", 32 << 10, 8),
+            cache(1, "Instruction", 32 << 10, 8),
+            cache(2, "Unified", 1 << 20, 8),
+            cache(3, "Unified", 32 << 20, 2),
+        ];
+        assert_eq!(kept_bytes(&victim), (256 << 10) + (8 << 20) + (64 << 20));
+        assert_eq!(
+            (kept_bytes(&[]), kept_bytes(&[cache(3, "Unified", u64::MAX, 2)])),
+            (0, u64::MAX)
+        );
+    }
 }

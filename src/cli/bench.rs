@@ -7,6 +7,7 @@ use std::time::Instant;
 use aios_engine::{EngineError, Executor};
 use aios_residency::{ResidencyStats, measure_disk};
 use aios_validation::bench::{Plan, Speeds, Statistics, measure};
+use aios_validation::report::{SYNTHETIC, is_synthetic};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -78,6 +79,8 @@ enum Format {
 #[derive(Serialize)]
 struct Report {
     model: String,
+    /// Whether the weights are random (SPEC Y1).
+    synthetic: bool,
     model_bytes: u64,
     isa: &'static str,
     exact: bool,
@@ -216,6 +219,7 @@ fn report(
     let file = model.path().file_name().unwrap_or(model.path().as_os_str());
     Report {
         model: file.to_string_lossy().into_owned(),
+        synthetic: is_synthetic(model.metadata()),
         model_bytes: model.tensors().iter().map(aios_engine::gguf::TensorInfo::bytes).sum(),
         isa: options.isa.description(),
         exact: options.exact,
@@ -255,6 +259,9 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
         tiers => format!(" with {tiers} tiers"),
     };
     let cache = format!("cache {k}/{v}{tiers}");
+    if report.synthetic {
+        writeln!(out, "{SYNTHETIC}\n")?;
+    }
     writeln!(out, "{model}, {size:.1} MB of tensors; {isa}{arithmetic}, {cache},")?;
     writeln!(out, "{threads} threads to generate, {threads_batch} to read the prompt\n")?;
     writeln!(out, "| test | unit | mean ± sd | median | repetitions |")?;

@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use aios_engine::{EngineError, Executor};
 use aios_validation::headroom::{self, HeadroomError, HeadroomReport, Plan};
 use aios_validation::prompts::Prompts;
+use aios_validation::simulate::Behind;
 use anyhow::Context;
 use clap::Args;
 
 use super::output::deliver;
 use super::progress::Stages;
-use super::simulate::{self, MACHINE};
-use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
+use super::{ComputeArgs, ModelArgs, WeightArgs, model_file, simulate};
 use crate::interrupt::{Interrupt, Interrupted};
 
 const TEMPLATE: &str = "{msg:24} [{bar:30}] {pos}/{len}, {elapsed}, {eta} left";
 const DEFAULT: Plan = Plan::new();
+/// The simulated caches, if none are named: those of a person's own machine.
+const CACHE: &str = "desktop-36mb";
 
 /// Measure how many bytes of a token a model could do without, and at what loss.
 #[derive(Args, Debug)]
@@ -55,6 +57,10 @@ pub struct HeadroomArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = DEFAULT.generate as u32)]
     #[arg(value_parser = clap::value_parser!(u32).range(..=65536))]
     generate: u32,
+    /// Behind whose caches the re-read ratio is simulated: machine, or the name of a preset of aios
+    /// simulate.
+    #[arg(long, value_name = "NAME", default_value = CACHE)]
+    cache: String,
     /// Write JSON, Markdown and pictures into this folder, instead of Markdown to stdout.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -99,8 +105,9 @@ const EXECUTORS: u64 = 3;
 /// # Errors
 /// As [`run`].
 pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<HeadroomReport> {
-    // The prompts are read first: a mistake in them should not cost the loading of a model.
+    // Prompts and names are read first: a mistake in them should not cost the loading of a model.
     let prompts = Prompts::read(&args.calibration)?;
+    let (cache, design) = simulate::named(&args.cache)?;
     let plan = args.plan()?;
     let mut options = args.compute.options(plan.context())?;
     // Modified runs are compared side by side with others: so many executors share the memory.
@@ -121,15 +128,14 @@ pub fn measure(args: &HeadroomArgs, interrupt: &Interrupt) -> anyhow::Result<Hea
         Err(HeadroomError::Interrupted) => return Err(Interrupted.into()),
         other => other?,
     };
-    // Where this machine does not tell its caches, nothing is made up.
-    if let Ok((_, design)) = simulate::named(MACHINE) {
-        let mut executor = Executor::new(model, options)?;
-        let mut go_on = || match interrupt.is_set() {
-            true => Err(EngineError::Cancelled),
-            false => Ok(()),
-        };
-        let found = simulate::decode(&mut executor, design, 0, &mut go_on)?;
-        report.reread_ratio = Some(found.reread_ratio);
-    }
+    let mut executor = Executor::new(model, options)?;
+    let mut go_on = || match interrupt.is_set() {
+        true => Err(EngineError::Cancelled),
+        false => Ok(()),
+    };
+    // As deep as the longest prompt may be.
+    let found = simulate::decode(&mut executor, design, plan.tokens, &mut go_on)?;
+    report.reread_ratio = Some(found.reread_ratio);
+    report.reread_behind = Some(Behind::of(cache, &found));
     Ok(report)
 }

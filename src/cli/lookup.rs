@@ -10,6 +10,7 @@ use aios_engine::{
     Drafter, KindStats, Length, Limits, Lookup, Model, PASS_MAX, PassCosts, PassCurve, Replayed,
     SamplerOptions, Session, Speculation, replay,
 };
+use aios_validation::report::{SYNTHETIC, is_synthetic};
 use anyhow::Context;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,7 @@ pub(super) fn run(args: &LookupArgs) -> anyhow::Result<()> {
     let mut answers = Answers::read(args.answers.as_deref(), &path, args.predict)?;
     let model =
         args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
+    let synthetic = is_synthetic(model.metadata());
     let prompts = ids(&model, &lines)?;
     answer(args, model, &prompts, &mut answers, &interrupt)?;
     let mut runs = Vec::new();
@@ -145,7 +147,7 @@ pub(super) fn run(args: &LookupArgs) -> anyhow::Result<()> {
         let answer = answers.of(prompt).context("an answer to every prompt")?;
         runs.push(Run { class, set, replayed: drafted(args, prompt, answer)? });
     }
-    let report = Report::of(answers.model, &runs);
+    let report = Report::of(answers.model, synthetic, &runs);
     let json = args.json.then(|| report.json());
     Ok(deliver(None, json.as_deref(), || report.markdown())?)
 }
@@ -239,12 +241,14 @@ impl Interval {
 #[derive(Debug, Serialize)]
 struct Report {
     model: String,
+    /// Whether the weights are random (SPEC Y1).
+    synthetic: bool,
     rows: Vec<Row>,
 }
 
 impl Report {
     /// A row for each class and set, in the order of the prompts.
-    fn of(model: String, runs: &[Run<'_>]) -> Self {
+    fn of(model: String, synthetic: bool, runs: &[Run<'_>]) -> Self {
         let mut groups: Vec<(&str, &str)> = Vec::new();
         for run in runs {
             if !groups.contains(&(run.set, run.class)) {
@@ -255,7 +259,7 @@ impl Report {
             let members = runs.iter().filter(|run| (run.set, run.class) == (set, class));
             Row::of(class, set, &members.map(|run| &run.replayed).collect::<Vec<_>>())
         };
-        Self { model, rows: groups.iter().filter_map(row).collect() }
+        Self { model, synthetic, rows: groups.iter().filter_map(row).collect() }
     }
 
     fn json(&self) -> String {
@@ -263,8 +267,9 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
+        let stamp = if self.synthetic { format!("{SYNTHETIC}\n\n") } else { String::new() };
         let mut text = format!(
-            "What look-up drafts for greedy answers of {}, counted.\n\n\
+            "{stamp}What look-up drafts for greedy answers of {}, counted.\n\n\
              | set | class | prompts | tokens per pass | passes a token | speed by the costs \
              | slowest | accepted |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
             Escaped::new(&self.model)

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use aios_engine::{EngineError, Executor, ExecutorOptions};
+use aios_validation::report::{SYNTHETIC, is_synthetic};
 use aios_validation::simulate::{
     Design, Geometry, Hierarchy, PRESETS, Plan, Policy, Simulated, cachegrind, machine, preset,
     simulate,
@@ -75,6 +76,8 @@ pub(super) struct SimulateArgs {
 #[derive(Serialize)]
 struct Report {
     model: String,
+    /// Whether the weights are random (SPEC Y1).
+    synthetic: bool,
     cache: String,
     #[serde(flatten)]
     simulated: Simulated,
@@ -95,6 +98,7 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let path = model_file(&args.model.model, &interrupt)?;
     let model =
         args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
+    let synthetic = is_synthetic(model.metadata());
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut executor = Executor::new(model, options)?;
     let bar = bar(TEMPLATE);
@@ -104,7 +108,7 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
         if interrupt.is_set() { Err(EngineError::Cancelled) } else { Ok(()) }
     })?;
     bar.finish_and_clear();
-    let report = Report { model: file, cache, simulated };
+    let report = Report { model: file, synthetic, cache, simulated };
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
@@ -156,7 +160,8 @@ pub(super) fn named(cache: &str) -> anyhow::Result<(String, Design)> {
 }
 
 /// What a token that `executor` decodes reads behind `design`, with `depth` positions in the
-/// context, or as many as it has room for.
+/// context, or as many as it has room for. One thread is simulated, whatever the executor has: what
+/// several read is nearly the same (`aios simulate -t`), and reports say so.
 ///
 /// # Errors
 /// Those of a pass, and of `between`, which is called before each.
@@ -180,38 +185,33 @@ fn policy(text: &str) -> Result<Policy, String> {
     known.map(|(policy, _)| policy).ok_or(format!("known are {names}"))
 }
 
-fn policy_name(policy: Policy) -> &'static str {
-    Policy::ALL.into_iter().find(|entry| entry.0 == policy).map_or("", |entry| entry.1)
-}
-
 fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Report { model, cache, simulated: s } = report;
-    let shape = |geometry: Geometry| {
-        let (kib, ways) = (geometry.bytes() as f64 / 1024.0, geometry.ways());
-        format!("{kib} KiB of {ways} ways")
-    };
-    let Design { private, shared, policy } = s.caches;
-    let (private, policy) = (shape(private), policy_name(policy));
+    let Report { model, synthetic, cache, simulated: s } = report;
+    if *synthetic {
+        writeln!(out, "{SYNTHETIC}\n")?;
+    }
     let past = if s.non_temporal { ", weights read past them" } else { "" };
     writeln!(out, "{model} behind {cache}:")?;
-    writeln!(out, "{} x {private} before {}, {policy}{past};", s.threads, shape(shared))?;
+    writeln!(out, "{} x {}{past};", s.threads, s.caches)?;
     let (passes, tokens, depth) = (s.passes, s.tokens_per_pass, s.depth);
     writeln!(out, "{passes} passes of {tokens} at {depth} positions, simulated\n")?;
-    writeln!(out, "| MB/token | DRAM reads | reads to write |")?;
-    writeln!(out, "|---|---:|---:|")?;
+    writeln!(out, "| MB/token | DRAM reads | reads to write | DRAM writes |")?;
+    writeln!(out, "|---|---:|---:|---:|")?;
     let mb = |bytes: f64| bytes / 1e6;
-    let mut row = |name: &str, read: f64, ownership: f64| {
-        writeln!(out, "| {name} | {:.3} | {:.3} |", mb(read), mb(ownership))
+    let mut row = |name: &str, bytes: [f64; 3]| {
+        let [read, ownership, written] = bytes.map(mb);
+        writeln!(out, "| {name} | {read:.3} | {ownership:.3} | {written:.3} |")
     };
     for one in &s.groups {
-        let (read, ownership) = (one.dram_read_bytes_per_token, one.dram_ownership_bytes_per_token);
-        if read + ownership > 0.0 {
-            row(one.group.name(), read, ownership)?;
+        let reads = [one.dram_read_bytes_per_token, one.dram_ownership_bytes_per_token];
+        let bytes = [reads[0], reads[1], one.dram_write_bytes_per_token];
+        if bytes.into_iter().sum::<f64>() > 0.0 {
+            row(one.group.name(), bytes)?;
         }
     }
-    row("all", s.dram_read_bytes_per_token, s.dram_ownership_bytes_per_token)?;
-    writeln!(out, "\nDRAM writes   {:.3} MB/token", mb(s.dram_write_bytes_per_token))?;
-    writeln!(out, "touched       {:.3} MB/token", mb(s.touched_bytes_per_token))?;
+    let reads = [s.dram_read_bytes_per_token, s.dram_ownership_bytes_per_token];
+    row("all", [reads[0], reads[1], s.dram_write_bytes_per_token])?;
+    writeln!(out, "\ntouched       {:.3} MB/token", mb(s.touched_bytes_per_token))?;
     writeln!(out, "counted       {:.3} MB/token", mb(s.counted_bytes_per_token))?;
     writeln!(out, "re-read ratio {:.4}", s.reread_ratio)
 }

@@ -237,6 +237,7 @@ fn kind(value: &Value) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::io::Write as _;
 
     fn read(bytes: &[u8]) -> Result<Prompts, PromptsError> {
@@ -269,6 +270,28 @@ mod tests {
         assert_eq!(spread(99).len(), 10);
         assert!(spread(0).is_empty());
         assert_eq!(prompts.sha256[..], Sha256::digest(&lines)[..]);
+    }
+
+    #[test]
+    fn the_shipped_file_is_diverse() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/calibration_prompts.jsonl");
+        let prompts = Prompts::read(&path).expect("prompts").prompts;
+        assert!(prompts.len() >= 1000, "{}", prompts.len());
+        let texts: BTreeSet<&str> = prompts.iter().map(|prompt| prompt.text.trim()).collect();
+        assert_eq!(texts.len(), prompts.len(), "all are distinct");
+        let categories: Option<BTreeSet<&str>> =
+            prompts.iter().map(|prompt| prompt.category.as_deref()).collect();
+        let categories = categories.expect("every prompt has one");
+        assert!(categories.len() >= 10, "{categories:?}");
+        let file = std::fs::read_to_string(&path).expect("text");
+        let languages: BTreeSet<String> = file
+            .lines()
+            .map(|line| {
+                let line: Value = serde_json::from_str(line).expect("JSON");
+                line["lang"].as_str().expect("a language").to_owned()
+            })
+            .collect();
+        assert!(languages.len() >= 20, "{languages:?}");
     }
 
     #[test]

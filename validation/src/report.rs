@@ -27,6 +27,19 @@ pub struct ModelInfo {
     pub architecture: &'static str,
     /// Its layers.
     pub layers: usize,
+    /// Its width: elements of the vectors between layers.
+    pub d_model: usize,
+    /// Bytes of its file's tensors by type, the most first.
+    pub tensor_types: Vec<TypeBytes>,
+}
+
+/// Bytes of the tensors that are stored in one type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TypeBytes {
+    /// The type, such as `Q4_K`.
+    pub name: &'static str,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 impl ModelInfo {
@@ -40,7 +53,15 @@ impl ModelInfo {
             synthetic: is_synthetic(model.metadata()),
             architecture: config.architecture.name(),
             layers: config.layers,
+            d_model: config.d_model,
+            tensor_types: tensor_types(model),
         }
+    }
+
+    /// Bytes of the tensors of a type.
+    pub fn bytes_of(&self, name: &str) -> u64 {
+        let found = self.tensor_types.iter().find(|entry| entry.name == name);
+        found.map_or(0, |entry| entry.bytes)
     }
 
     /// Of the model whose files are at `paths`, in order. They are read whole; `goes_on` is asked
@@ -57,6 +78,19 @@ impl ModelInfo {
         let found = digest(paths, goes_on)?;
         Ok(found.map(|(sha256, bytes)| Self::new(model, &name, &sha256, bytes)))
     }
+}
+
+fn tensor_types(model: &Model) -> Vec<TypeBytes> {
+    let mut types: Vec<TypeBytes> = Vec::new();
+    for tensor in model.tensors() {
+        let (name, bytes) = (tensor.dtype.name(), tensor.bytes());
+        match types.iter_mut().find(|known| known.name == name) {
+            Some(known) => known.bytes += bytes,
+            None => types.push(TypeBytes { name, bytes }),
+        }
+    }
+    types.sort_by_key(|entry| std::cmp::Reverse(entry.bytes));
+    types
 }
 
 /// SHA-256 of files one after another, and their bytes; `goes_on` is asked now and then, and if it
@@ -82,6 +116,10 @@ pub fn digest(
     }
     Ok(Some((digest.finalize().into(), bytes)))
 }
+
+/// What reports on synthetic weights say at their top.
+pub const SYNTHETIC: &str =
+    "**Synthetic weights: speed and bytes only, what it says means nothing.**";
 
 /// Whether a file is stamped as synthetic. A stamp of another type is one as well: who cannot be
 /// trusted to write it is not to be taken for real.

@@ -11,6 +11,7 @@
 
 mod overlap;
 
+use crate::report::SYNTHETIC;
 use aios_engine::gguf::Escaped;
 use aios_engine::{EngineError, Executor, Sampler, SamplerOptions, Want};
 use aios_residency::Phase;
@@ -71,6 +72,9 @@ pub struct Report {
     pub model: String,
     /// The draft model's file.
     pub draft: String,
+    /// Whether the weights of one of them are random (SPEC Y1), so that no figure says anything of
+    /// real models.
+    pub synthetic: bool,
     /// The rows: for each way of sampling the classes, then all.
     pub rows: Vec<Row>,
 }
@@ -197,8 +201,9 @@ impl Report {
 
     /// A table in Markdown, and what its columns mean.
     pub fn markdown(&self) -> String {
+        let stamp = if self.synthetic { format!("{SYNTHETIC}\n\n") } else { String::new() };
         let mut text = format!(
-            "{} drafts for {}; the share of guesses that are taken.\n\n\
+            "{stamp}{} drafts for {}; the share of guesses that are taken.\n\n\
              | temperature | tokens to choose among | class | positions | taken | expected \
              | speculative sampling | expected / speculative | both greedy |\n\
              |---|---|---|---:|---:|---:|---:|---:|---:|\n",
@@ -295,9 +300,14 @@ mod tests {
         let rates =
             Rates { positions: 7, taken: 0.5, shared_noise: 0.6, speculative: 0.8, greedy: 0.25 };
         let row = Row { class: Some("a|b".to_owned()), temperature: 0.8, filtered: true, rates };
-        let report = Report { model: "m".to_owned(), draft: "d".to_owned(), rows: vec![row] };
+        let (model, draft) = ("m".to_owned(), "d".to_owned());
+        let report = Report { model, draft, synthetic: false, rows: vec![row] };
         let line = "| 0.8 | filtered | a/b | 7 | 0.500 | 0.600 | 0.800 | 0.75 | 0.250 |";
         assert!(report.markdown().contains(line), "{}", report.markdown());
         assert!(report.json().contains("\"shared_noise\": 0.6"));
+        assert!(!report.markdown().contains("Synthetic"));
+        let made = Report { synthetic: true, ..report };
+        assert!(made.markdown().starts_with(SYNTHETIC));
+        assert!(made.json().contains("\"synthetic\": true"));
     }
 }

@@ -1,6 +1,7 @@
 //! The baseline for people.
 
 use super::{BaselineReport, Measurement, Peer, PeerRun, SimulatedFigure, Spread};
+use crate::report::{ModelInfo, SYNTHETIC};
 use std::fmt::Write as _;
 
 /// MiB a token and tokens a second that were published for Falcon-7B Q4_K_M on a Core Ultra 7 265K,
@@ -18,10 +19,7 @@ fn write(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
     let model = &report.model;
     writeln!(out, "# Baseline of {}\n", model.name)?;
     if model.synthetic {
-        writeln!(
-            out,
-            "**Synthetic weights: speed and bytes only, what it says means nothing.**\n"
-        )?;
+        writeln!(out, "{SYNTHETIC}\n")?;
     }
     let verdict = if report.passes { "steady" } else { "not steady" };
     writeln!(
@@ -37,18 +35,36 @@ fn write(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
         write_peer(report, peer, out)?;
     }
     runs(report, out)?;
-    let environment = &report.environment;
+    let place = &report.environment;
+    let environment = &place.environment;
+    let mb = |bytes: Option<u64>| {
+        bytes.map_or("unknown".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6))
+    };
     writeln!(out, "\n## Environment\n")?;
     writeln!(out, "- model: {} bytes, SHA-256 {}", model.bytes, model.sha256)?;
     writeln!(out, "- processor: {}", report.processor.as_deref().unwrap_or("does not tell"))?;
+    writeln!(out, "- kernel: {}", place.kernel.as_deref().unwrap_or("unknown"))?;
+    let (memory, cache) = (mb(place.memory_bytes), mb(place.last_level_cache_bytes));
+    writeln!(out, "- memory: {memory}; last level of cache: {cache}")?;
     writeln!(out, "- aios {}, {}", environment.version, environment.platform)?;
     writeln!(out, "- instruction set {}, {} threads", environment.isa, environment.threads)?;
     let [k, v] = environment.cache_types;
     writeln!(out, "- cache {k}/{v}{}", environment.with_tiers())?;
-    if model.architecture == "falcon" && model.layers == 32 {
+    if is_published(model) {
         published(report.mb_per_token.counted.statistics.mean, out)?;
     }
     Ok(())
+}
+
+/// Whether a model is the one that the published figure is of: Falcon-7B's shape, in the mix
+/// Q4_K_M. Its rows of 4544 elements are no whole blocks of Q4_K, which is therefore Q5_0 there.
+fn is_published(model: &ModelInfo) -> bool {
+    let all: u64 = model.tensor_types.iter().map(|entry| entry.bytes).sum();
+    let (own, stand_in) = (model.bytes_of("Q4_K"), model.bytes_of("Q5_0"));
+    model.architecture == "falcon"
+        && (model.layers, model.d_model) == (32, 4544)
+        && own > 0
+        && own + stand_in > all / 2
 }
 
 /// Explains the published figure beside the MB that a token of the same shape must read.
@@ -85,8 +101,12 @@ fn figures(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
     row(out, "MB/token", &mb.counted, 1, "counted")?;
     match &mb.simulated {
         Some(figure) => {
-            let SimulatedFigure { mb_per_token: value, cache, positions, .. } = figure;
-            let source = format!("simulated: {cache}, at {positions} positions");
+            let SimulatedFigure { mb_per_token: value, cache, caches, threads, positions, .. } =
+                figure;
+            let s = if *threads == 1 { "" } else { "s" };
+            let source = format!(
+                "simulated: {cache}: {caches}; {threads} thread{s}, at {positions} positions"
+            );
             writeln!(out, "| MB/token | {value:.1} | | {source} |")?;
         }
         None => writeln!(out, "| MB/token | not simulated | | |")?,

@@ -7,8 +7,10 @@ mod peer;
 mod tests;
 
 use crate::bench::{Statistics, generate_tokens};
-use crate::counters::{DramMeter, DramReading, Floor, Machine, MeterError};
+use crate::counters::perf::{Opener, System};
+use crate::counters::{Diagnosis, DramMeter, DramReading, Floor, Machine, MeterError};
 use crate::report::{Environment, ModelInfo};
+use crate::simulate::Design;
 use aios_engine::{EngineError, Executor};
 use aios_residency::Phase;
 use serde::Serialize;
@@ -75,6 +77,9 @@ pub struct Run {
     pub stream_gb_per_s: f64,
     /// Memory that the process had resident after it, bytes.
     pub resident_bytes: Option<u64>,
+    /// Weight bytes per token of each layer, counted by the ledger. The report has them once.
+    #[serde(skip)]
+    pub layers: Vec<f64>,
 }
 
 /// A figure over all runs.
@@ -107,12 +112,12 @@ pub enum Measurement {
         /// The last run's reading.
         reading: DramReading,
     },
-    /// What they said cannot be.
+    /// What they said cannot be, or what the kernel says of them is broken.
     Refused {
         /// Why not.
         reason: String,
     },
-    /// They cannot be read here.
+    /// There is nothing here to read, or this process may not.
     Unavailable {
         /// Why.
         cause: String,
@@ -128,8 +133,12 @@ pub struct SimulatedFigure {
     pub mb_per_token: f64,
     /// Bytes read over the different bytes that a token touches.
     pub reread_ratio: f64,
-    /// Which cache.
+    /// The name of the caches.
     pub cache: String,
+    /// Their sizes, ways and lines, and how they relate.
+    pub caches: Design,
+    /// Threads that were simulated, each with a private cache; the runs may have more.
+    pub threads: usize,
     /// Positions in the context before the token; those of the runs have as many on average.
     pub positions: usize,
 }
@@ -145,6 +154,20 @@ pub struct MegabytesPerToken {
     pub measured: Measurement,
 }
 
+/// On what the runs were made.
+#[derive(Clone, Debug, Serialize)]
+pub struct Surroundings {
+    /// With what the model was run.
+    #[serde(flatten)]
+    pub environment: Environment,
+    /// The release of the kernel.
+    pub kernel: Option<String>,
+    /// The main memory, bytes.
+    pub memory_bytes: Option<u64>,
+    /// The last level of cache, all instances together, bytes.
+    pub last_level_cache_bytes: Option<u64>,
+}
+
 /// The baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct BaselineReport {
@@ -152,14 +175,17 @@ pub struct BaselineReport {
     pub schema_version: u32,
     /// The model.
     pub model: ModelInfo,
-    /// With what it was measured.
-    pub environment: Environment,
+    /// With what it was measured, and where.
+    pub environment: Surroundings,
     /// The processor, as it names itself.
     pub processor: Option<String>,
     /// What was run.
     pub plan: Plan,
     /// MB per token.
     pub mb_per_token: MegabytesPerToken,
+    /// Weight bytes per token of each layer in decoding, by the ledger. What belongs to no layer,
+    /// such as the head, and the cache are not among them.
+    pub layers: Vec<f64>,
     /// Generated tokens per second.
     pub tokens_per_s: Spread,
     /// Bytes counted per second, GB/s.
@@ -184,15 +210,51 @@ pub struct BaselineReport {
     pub runs: Vec<Run>,
 }
 
+/// The counters of a machine, and how they are read.
+pub struct Counters<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// Opens them.
+    pub opener: &'a dyn Opener,
+    /// How long the machine is watched at rest, before and after the tokens.
+    pub idle: Duration,
+}
+
+impl<'a> Counters<'a> {
+    /// Those of `machine`, opened by the system.
+    pub const fn of(machine: &'a Machine) -> Self {
+        Self { machine, opener: &System, idle: IDLE }
+    }
+
+    /// Opens them and watches the machine at rest, so that tokens can be decoded next.
+    fn start(&self) -> Result<DramMeter, Box<Measurement>> {
+        let opened = DramMeter::open_with(self.machine, self.opener);
+        let mut meter = opened.map_err(|diagnosis| Box::new(diagnosis.into()))?;
+        let ready = meter.idle(self.idle).and_then(|()| meter.start());
+        ready.map_err(|error| Box::new(refused(&error)))?;
+        Ok(meter)
+    }
+}
+
+impl From<Diagnosis> for Measurement {
+    /// Without counters there is nothing to judge, but what is broken must not pass for that.
+    fn from(diagnosis: Diagnosis) -> Self {
+        if diagnosis.is_broken() {
+            return Self::Refused { reason: diagnosis.to_string() };
+        }
+        Self::Unavailable { cause: diagnosis.cause(), remedy: diagnosis.remedy().to_owned() }
+    }
+}
+
 /// What the runs are made with.
 pub struct Bench<'a> {
     /// Loads the model and allocates its cache.
     pub load: &'a mut dyn FnMut() -> anyhow::Result<Executor>,
     /// Measures a streaming read with as many threads as decode, GB/s.
     pub stream: &'a mut dyn FnMut() -> anyhow::Result<f64>,
-    /// The machine whose counters are read.
-    pub machine: &'a Machine,
-    /// The bytes that its last caches hold together; 0 if unknown.
+    /// The counters that are read.
+    pub counters: Counters<'a>,
+    /// The bytes that the machine's caches can keep from token to token (SPEC B11); 0 if unknown.
     pub cache_bytes: u64,
     /// Called between tokens with the number of runs done; what it returns ends the measurement.
     pub between: &'a mut dyn FnMut(usize) -> Result<(), EngineError>,
@@ -217,20 +279,7 @@ pub fn measure(
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
         generate_tokens(&mut executor, WARM_UP, &mut || (bench.between)(done))?;
         executor.reset_ledger();
-        let mut meter = match DramMeter::open(bench.machine) {
-            Ok(mut meter) => match meter.idle(IDLE).and_then(|()| meter.start()) {
-                Ok(()) => Some(meter),
-                Err(error) => {
-                    absent = Some(refused(&error));
-                    None
-                }
-            },
-            Err(diagnosis) => {
-                let remedy = diagnosis.remedy().to_owned();
-                absent = Some(Measurement::Unavailable { cause: diagnosis.cause(), remedy });
-                None
-            }
-        };
+        let mut meter = bench.counters.start().map_err(|why| absent = Some(*why)).ok();
         let started = Instant::now();
         generate_tokens(&mut executor, plan.tokens, &mut || (bench.between)(done))?;
         // A clock may be coarser than a tiny model's pass.
@@ -253,6 +302,7 @@ pub fn measure(
             measured_mb_per_token: bytes.map(|bytes| bytes / 1e6),
             stream_gb_per_s,
             resident_bytes: aios_residency::resident_bytes(),
+            layers: layers(&executor),
         });
         readings.extend(reading);
     }
@@ -270,6 +320,14 @@ fn refused(error: &MeterError) -> Measurement {
     Measurement::Refused { reason: error.to_string() }
 }
 
+/// Weight bytes that a decoded token read of each layer.
+fn layers(executor: &Executor) -> Vec<f64> {
+    let ledger = executor.ledger();
+    let tokens = ledger.phase(Phase::Decode).tokens.max(1) as f64;
+    let of = |layer| ledger.layer(Phase::Decode, layer) as f64 / tokens;
+    (0..executor.model().config().layers).map(of).collect()
+}
+
 /// Ends a measurement and holds it against what must have been read.
 fn close(
     mut meter: DramMeter,
@@ -277,7 +335,8 @@ fn close(
     counted_bytes_per_token: f64,
     bench: &Bench<'_>,
 ) -> Result<DramReading, String> {
-    let ended = meter.stop().and_then(|()| meter.idle(IDLE)).and_then(|()| meter.finish());
+    let ended =
+        meter.stop().and_then(|()| meter.idle(bench.counters.idle)).and_then(|()| meter.finish());
     let reading = ended.map_err(|error| error.to_string())?;
     let floor = Floor { counted_bytes_per_token, cache_bytes: bench.cache_bytes };
     reading.check_floor(tokens, floor).map_err(|error| error.to_string())?;
@@ -289,8 +348,8 @@ fn close(
 pub struct About {
     /// The model.
     pub model: ModelInfo,
-    /// With what it was run.
-    pub environment: Environment,
+    /// With what it was run, and where.
+    pub environment: Surroundings,
     /// The processor.
     pub processor: Option<String>,
     /// What a model of a cache says.
@@ -324,7 +383,8 @@ impl BaselineReport {
                 remarks.push(format!("not measured: {cause}; {remedy}"));
             }
         }
-        let resident_bytes = runs.last().and_then(|run| run.resident_bytes);
+        let last = runs.last()?;
+        let (resident_bytes, layers) = (last.resident_bytes, last.layers.clone());
         Some(Self {
             schema_version: SCHEMA_VERSION,
             plan,
@@ -333,6 +393,7 @@ impl BaselineReport {
                 simulated: about.simulated,
                 measured,
             },
+            layers,
             tokens_per_s,
             read_gb_per_s: of(&read)?,
             stream_gb_per_s: of(&|run| run.stream_gb_per_s)?,

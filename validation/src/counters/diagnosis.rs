@@ -100,7 +100,7 @@ impl Diagnosis {
     }
 
     /// Whether something is there that should be mended, rather than nothing to measure with.
-    pub(super) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         matches!(
             self,
             Self::Incomplete { .. }

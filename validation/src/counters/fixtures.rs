@@ -14,36 +14,36 @@ use super::perf::{Event, Opener, Reader};
 const LINES: &str = "6.103515625e-5\n";
 
 /// A folder with the files of a machine.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: tempfile::TempDir,
 }
 
 impl Tree {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: tempfile::tempdir().expect("a folder") }
     }
 
-    pub(super) fn machine(&self) -> Machine {
+    pub(crate) fn machine(&self) -> Machine {
         Machine::at(self.root.path())
     }
 
-    pub(super) fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 
     /// Where a file of a device is.
-    pub(super) fn device_path(&self, path: &str) -> PathBuf {
+    pub(crate) fn device_path(&self, path: &str) -> PathBuf {
         self.path(&format!("sys/bus/event_source/devices/{path}"))
     }
 
-    pub(super) fn file(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn file(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
         fs::write(path, content).expect("a file");
     }
 
     /// A file of a device.
-    pub(super) fn device_file(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn device_file(&self, path: &str, content: impl AsRef<[u8]>) {
         self.file(&format!("sys/bus/event_source/devices/{path}"), content);
     }
 
@@ -76,7 +76,7 @@ impl Tree {
 
     /// An Intel client with free-running counters of two controllers, beside the programmable ones
     /// for which the kernel names no events.
-    pub(super) fn client() -> Self {
+    pub(crate) fn client() -> Self {
         let tree = Self::new();
         tree.packages(&[(0, 0), (1, 0)]);
         let format = [["event", "config:0-7"], ["umask", "config:8-15"]];
@@ -95,7 +95,7 @@ impl Tree {
     }
 
     /// An Intel client of before that, with one device.
-    pub(super) fn old_client() -> Self {
+    pub(crate) fn old_client() -> Self {
         let tree = Self::new();
         tree.packages(&[(0, 0)]);
         tree.device("uncore_imc", 12, "0", &[["event", "config:0-7"]]);
@@ -105,7 +105,7 @@ impl Tree {
 
     /// An Intel server of two packages with eight channels each, which has free-running counters of
     /// the same traffic as well.
-    pub(super) fn server() -> Self {
+    pub(crate) fn server() -> Self {
         let tree = Self::server_of(&[
             ["cas_count_read", "event=0x04,umask=0x03"],
             ["cas_count_write", "event=0x04,umask=0x0c"],
@@ -123,7 +123,7 @@ impl Tree {
     }
 
     /// Such a server whose channels have the given events, and nothing else.
-    pub(super) fn server_of(events: &[[&str; 2]]) -> Self {
+    pub(crate) fn server_of(events: &[[&str; 2]]) -> Self {
         let tree = Self::new();
         tree.packages(&[(0, 0), (1, 0), (28, 1), (29, 1)]);
         let format = [
@@ -141,7 +141,7 @@ impl Tree {
     }
 
     /// Two packages of AMD's with twelve channels each; a device is in one of them.
-    pub(super) fn amd() -> Self {
+    pub(crate) fn amd() -> Self {
         let tree = Self::new();
         tree.packages(&[(0, 0), (95, 0), (96, 1), (191, 1)]);
         for channel in 0..24 {
@@ -153,7 +153,7 @@ impl Tree {
     }
 
     /// No devices at all, and a resctrl with one number for each of two L3 domains.
-    pub(super) fn resctrl(values: [&str; 2]) -> Self {
+    pub(crate) fn resctrl(values: [&str; 2]) -> Self {
         let tree = Self::new();
         tree.packages(&[(0, 0)]);
         for (domain, value) in values.into_iter().enumerate() {
@@ -165,23 +165,23 @@ impl Tree {
 }
 
 /// What a counter says at its n-th reading.
-pub(super) type Script = dyn Fn(&Event, usize) -> io::Result<Count> + Send + Sync;
+pub(crate) type Script = dyn Fn(&Event, usize) -> io::Result<Count> + Send + Sync;
 
 /// Counters that follow a script.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     script: Arc<Script>,
-    pub(super) opened: RefCell<Vec<Event>>,
+    pub(crate) opened: RefCell<Vec<Event>>,
 }
 
 impl Fake {
-    pub(super) fn new(
+    pub(crate) fn new(
         script: impl Fn(&Event, usize) -> io::Result<Count> + Send + Sync + 'static,
     ) -> Self {
         Self { script: Arc::new(script), opened: RefCell::default() }
     }
 
     /// Counters that have counted so much at each reading, with a second between the readings.
-    pub(super) fn of_values(values: &'static [u64]) -> Self {
+    pub(crate) fn of_values(values: &'static [u64]) -> Self {
         Self::new(|_, reading| {
             let time = 1_000_000_000 * (reading as u64 + 1);
             Ok(Count { value: values[reading], enabled_ns: time, running_ns: time })
@@ -211,7 +211,7 @@ impl Reader for Scripted {
 }
 
 /// An opener that always gets the same refusal.
-pub(super) struct Refusing(pub(super) io::ErrorKind);
+pub(crate) struct Refusing(pub(crate) io::ErrorKind);
 
 impl Opener for Refusing {
     fn open(&self, _: &Event) -> io::Result<Box<dyn Reader>> {

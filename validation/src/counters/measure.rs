@@ -315,13 +315,14 @@ impl DramReading {
 pub struct Floor {
     /// Bytes of weights and cache that the ledger counted for a token.
     pub counted_bytes_per_token: f64,
-    /// Bytes that may have stayed in the last level of cache since the token before: all its
-    /// instances together, 0 where unknown.
+    /// Bytes that may have stayed in the caches since the token before: all instances of the last
+    /// level together, and those of the private ones before it unless it is known to contain them;
+    /// 0 where unknown.
     pub cache_bytes: u64,
 }
 
 impl Floor {
-    /// Bytes for a token. No order of replacement keeps more than the cache holds.
+    /// Bytes for a token. No order of replacement keeps more than the caches hold.
     pub fn bytes(self) -> f64 {
         (self.counted_bytes_per_token - self.cache_bytes as f64).max(0.0)
     }

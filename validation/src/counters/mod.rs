@@ -21,6 +21,6 @@ pub use measure::{BelowFloor, Counted, DramMeter, DramReading, Floor, MeterError
 pub use resctrl::{Resctrl, ResctrlError};
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,6 @@ use serde::Serialize;
 
 /// The contexts, in tokens.
 pub const CONTEXTS: [usize; 7] = [512, 1024, 2048, 4096, 8192, 16384, 32768];
-/// The context whose cache a lever is judged by.
-pub const USUAL_CONTEXT: usize = 2048;
 
 /// What one token at the end of a context reads of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,6 +18,32 @@ pub struct CacheBytes {
     pub f16: u64,
     /// Bytes as q8_0; `None` where the heads do not fit its blocks.
     pub q8_0: Option<u64>,
+}
+
+/// What a token at the scored positions of some prompts reads of the cache, as means over these.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ScoredCache {
+    /// Positions in the cache, the token's own included.
+    pub positions: f64,
+    /// Bytes with keys and values as f16.
+    pub f16: u64,
+    /// Bytes as q8_0; `None` where the heads do not fit its blocks.
+    pub q8_0: Option<u64>,
+}
+
+/// The means over tokens that each find one of `contexts` positions in the cache, their own
+/// included; zeros of none.
+pub(super) fn scored(config: &ModelConfig, contexts: &[usize]) -> ScoredCache {
+    let count = contexts.len().max(1);
+    let mean = |bytes, elements| {
+        let of = |&context: &usize| read(config, context, bytes, elements);
+        contexts.iter().map(of).sum::<u64>() / count as u64
+    };
+    ScoredCache {
+        positions: contexts.iter().sum::<usize>() as f64 / count as f64,
+        f16: mean(2, 1),
+        q8_0: q8_0_fits(config).then(|| mean(34, 32)),
+    }
 }
 
 /// The bytes for each of [`CONTEXTS`], computed from the configuration: layers with a sliding
@@ -77,6 +101,11 @@ mod tests {
         let list = bytes(&config);
         assert_eq!(list[0].f16, 6 * 512 * row * 2);
         assert_eq!(list[6].f16, (5 * 600 + 32768) * row * 2);
+        // Of the positions 1 and 1000 a window of 600 is read in five of six layers.
+        let scored = scored(&config, &[1, 1000]);
+        let f16 = u64::midpoint(6, 5 * 600 + 1000) * row * 2;
+        assert_eq!((scored.positions, scored.f16), (500.5, f16));
+        assert_eq!(scored.q8_0, Some(f16 / 64 * 34));
         config.attention.key_len = 48;
         assert_eq!(bytes(&config)[0].q8_0, None);
     }

@@ -1,9 +1,10 @@
 //! What the measurements come to: for each lever the bytes of a token saved, and a sentence.
 
+use super::cache::ScoredCache;
 use super::report::Parts;
 use super::scores::{Cost, Skip};
 use super::sparsity::Curve;
-use super::{activations, cache, lookup};
+use super::{activations, lookup};
 use serde::Serialize;
 
 /// The KL divergence, in nats, that counts as a small loss.
@@ -247,10 +248,14 @@ fn head(bytes: &TokenBytes, parts: &Parts) -> Lever {
 }
 
 fn cache(parts: &Parts) -> Lever {
-    let usual = parts.cache.iter().find(|entry| entry.context == cache::USUAL_CONTEXT);
-    let (f16, q8_0) = usual.map_or((0, None), |entry| (entry.f16, entry.q8_0));
+    cache_at(&parts.sparsity.scored_cache, parts.sparsity.q8_0_cache)
+}
+
+/// The bytes are those of the positions at which the cost was scored: what a longer context would
+/// save is another figure, at a cost that is not known.
+fn cache_at(scored: &ScoredCache, cost: Option<Cost>) -> Lever {
+    let ScoredCache { positions, f16, q8_0 } = *scored;
     let saving = q8_0.map_or(0, |q8_0| f16.saturating_sub(q8_0));
-    let cost = parts.sparsity.q8_0_cache;
     let if_good = |good: fn(&Cost) -> bool| cost.as_ref().map(|c| if good(c) { saving } else { 0 });
     let verdict = match (q8_0, cost) {
         (None, _) => "is not possible: the heads are no whole blocks of 32 elements".to_owned(),
@@ -258,11 +263,11 @@ fn cache(parts: &Parts) -> Lever {
         (Some(_), Some(cost)) => {
             let costs =
                 format!("costs a KL of {:.5} (perplexity × {:.4})", cost.kl, cost.perplexity_ratio);
-            let context = cache::USUAL_CONTEXT;
+            let depth = format!("the {positions:.0} positions that were scored on average");
             if small_kl(&cost) {
-                format!("saves {} a token at a context of {context} and {costs}", megabytes(saving))
+                format!("saves {} a token at {depth} and {costs}", megabytes(saving))
             } else {
-                format!("gives nothing at a KL below {KL_MAX}: it {costs}")
+                format!("gives nothing at a KL below {KL_MAX}: at {depth} it {costs}")
             }
         }
     };
@@ -392,6 +397,25 @@ mod tests {
         assert_eq!(gate.saved_perplexity_0_5_percent, Some(300));
         let wanted = "gives nothing at a KL below 0.001: the least that was tried, 20.0 %";
         assert!(gate.verdict.starts_with(wanted), "{}", gate.verdict);
+    }
+
+    #[test]
+    fn a_cache_is_priced_at_the_positions_that_were_scored() {
+        let scored = ScoredCache { positions: 64.4, f16: 64_000, q8_0: Some(34_000) };
+        let good = cache_at(&scored, Some(cost(0.0001, 1.2)));
+        assert_eq!((good.at_stake, good.saved_no_loss), (64_000, Some(0)));
+        assert_eq!(
+            (good.saved_kl_0_001, good.saved_perplexity_0_5_percent),
+            (Some(30_000), Some(0))
+        );
+        let wanted = "saves 30.0 KB a token at the 64 positions that were scored on average";
+        assert!(good.verdict.starts_with(wanted), "{}", good.verdict);
+        let bad = cache_at(&scored, Some(cost(0.01, 1.0)));
+        assert_eq!(bad.saved_kl_0_001, Some(0));
+        assert!(bad.verdict.contains("at the 64 positions"), "{}", bad.verdict);
+        assert_eq!(cache_at(&scored, None).saved_kl_0_001, None);
+        let none = cache_at(&ScoredCache { q8_0: None, ..scored }, None);
+        assert!(none.verdict.starts_with("is not possible"), "{}", none.verdict);
     }
 
     #[test]

@@ -85,7 +85,10 @@ fn head(report: &HeadroomReport, text: &mut String) {
         row(text, [name.to_owned(), megabytes(part), share]);
     }
     let reread = report.reread_ratio.map_or(UNKNOWN.to_owned(), |ratio| format!("{ratio:.3}"));
-    line(text, &format!("\nDRAM reads over these bytes (simulated): {reread}."));
+    let behind = report.reread_behind.as_ref().map(|caches| format!(", behind {caches}"));
+    let behind = behind.unwrap_or_default();
+    let what = "DRAM reads over the bytes of all lines that a token touches (simulated)";
+    line(text, &format!("\n{what}: {reread}{behind}."));
 }
 
 fn levers(report: &HeadroomReport, text: &mut String) {

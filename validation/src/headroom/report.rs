@@ -12,6 +12,7 @@ use super::{HeadroomError, Progress};
 use crate::logits::hex;
 use crate::prompts::{Prompt, Prompts};
 use crate::report::{Environment, ModelInfo, Picture};
+use crate::simulate::Behind;
 use aios_contract::{FfnLayout, Role, RoleGroup};
 use aios_engine::{ExecutorOptions, Model};
 use serde::Serialize;
@@ -36,9 +37,11 @@ pub struct HeadroomReport {
     pub calibration: Calibration,
     /// Weight bytes that a token reads, counted.
     pub bytes_per_token: TokenBytes,
-    /// DRAM reads over the bytes that a token must read at least once, simulated by a model of a
-    /// cache; `None` where that was not run.
+    /// DRAM reads over the bytes of all lines that a token reads or writes (SPEC B20), simulated by
+    /// a model of caches; `None` where that was not run.
     pub reread_ratio: Option<f64>,
+    /// Which caches these are, for how many threads and at which depth.
+    pub reread_behind: Option<Behind>,
     /// How alike layers are.
     pub similarity: Similarity,
     /// What is stored twice.
@@ -137,6 +140,7 @@ impl About {
             calibration,
             bytes_per_token,
             reread_ratio: None,
+            reread_behind: None,
             similarity,
             duplicates,
             activations,

@@ -8,6 +8,7 @@ use aios_kernels::{Isa, Pool, activate};
 use aios_residency::Phase;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// Buckets of a histogram: the upper half of a positive f32, of which 128 are an octave. The last
@@ -317,6 +318,12 @@ fn mean(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (n * (n - 1.0).max(1.0))).sqrt())
 }
 
+/// The positions that are scored of a prompt of `tokens` tokens: the last that have a successor.
+pub(super) fn scored_positions(tokens: usize) -> Range<usize> {
+    let last = tokens.saturating_sub(1);
+    last.saturating_sub(SCORED_MAX)..last
+}
+
 /// Runs `ids` from an empty cache and hands the logits of the last positions that have a successor
 /// to `sink`.
 fn run(
@@ -324,11 +331,10 @@ fn run(
     ids: &[u32],
     sink: &mut aios_engine::Sink<'_>,
 ) -> Result<(), EngineError> {
-    let last = ids.len().saturating_sub(1);
-    let first = last.saturating_sub(SCORED_MAX);
+    let scored = scored_positions(ids.len());
     executor.truncate(0);
-    executor.forward(&ids[..first], Phase::Prefill, Want::None, &mut |_, _| Ok(()))?;
-    executor.forward(&ids[first..last], Phase::Prefill, Want::All, sink)
+    executor.forward(&ids[..scored.start], Phase::Prefill, Want::None, &mut |_, _| Ok(()))?;
+    executor.forward(&ids[scored], Phase::Prefill, Want::All, sink)
 }
 
 #[cfg(test)]
@@ -345,6 +351,13 @@ mod tests {
             let exact = fraction * 10.0;
             assert!((threshold / exact - 1.0).abs() < 0.02, "{fraction}: {threshold}");
         }
+    }
+
+    #[test]
+    fn the_last_positions_with_a_successor_are_scored() {
+        assert_eq!(scored_positions(0), 0..0);
+        assert_eq!(scored_positions(2), 0..1);
+        assert_eq!(scored_positions(SCORED_MAX + 10), 9..SCORED_MAX + 9);
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! Both runs are exact. In int8 any change, however small, also rounds activations another way from
 //! there on, so that two runs differ by a KL of some 0.005 before anything is lost by the change.
 
+use super::cache::ScoredCache;
 use super::files::GgufFile;
-use super::scores::{Base, Calibrator, Compared, Histogram, Pruned, Pruner, Scorer};
+use super::scores::{
+    Base, Calibrator, Compared, Histogram, Pruned, Pruner, Scorer, scored_positions,
+};
 use super::{HeadroomError, Progress, cache, step};
 use aios_engine::{Executor, ExecutorOptions, Model, Want};
 use aios_kernels::CacheType;
@@ -27,6 +30,8 @@ pub struct Sparsity {
     pub calibration_tokens: usize,
     /// Prompts that are scored.
     pub scored_prompts: usize,
+    /// What the scored positions read of the cache.
+    pub scored_cache: ScoredCache,
     /// A curve for each way to skip that the model's layers allow.
     pub curves: Vec<Curve>,
     /// The cost of a cache of q8_0 on the same prompts; `None` where the heads do not fit, or the
@@ -110,6 +115,8 @@ pub(super) fn measure(
             compared.add(other, ids, &base)?;
         }
     }
+    let seen = |ids: &&[u32]| scored_positions(ids.len()).map(|position| position + 1);
+    let contexts: Vec<usize> = scored.iter().flat_map(seen).collect();
     let points = |skip| trials.iter().filter(move |trial| trial.skip == skip).map(Trial::point);
     let curve =
         |(skip, zero_fraction)| Curve { skip, zero_fraction, points: points(skip).collect() };
@@ -117,6 +124,7 @@ pub(super) fn measure(
         calibration_prompts: calibration.len(),
         calibration_tokens: calibration.iter().map(|ids| ids.len()).sum(),
         scored_prompts: scored.len(),
+        scored_cache: cache::scored(model.config(), &contexts),
         curves: zeros.into_iter().map(curve).collect(),
         q8_0_cache: others.get(1).map(|(_, compared)| compared.cost()),
         int8: others[0].1.cost(),

@@ -64,6 +64,12 @@ fn a_report_is_complete_and_the_same_with_any_number_of_threads() {
         assert_eq!(report.lookup.prompts, 2);
         assert_eq!(report.levers.len(), 6 + curves);
         assert!(!report.model.synthetic && report.reread_ratio.is_none());
+        // Prompts 2 and 4 are scored, cut to 24 tokens: at most 23 positions each, from 1 on.
+        let scored = report.sparsity.scored_cache;
+        assert!(scored.positions > 1.0 && scored.positions <= 12.0, "{name}: {scored:?}");
+        assert!(scored.f16 > 0 && scored.f16 <= report.cache[0].f16, "{name}: {scored:?}");
+        let lever = report.levers.iter().find(|lever| lever.name == levers::LeverName::Cache);
+        assert_eq!(lever.map(|lever| lever.at_stake), Some(scored.f16), "{name}");
         let mut again = measure(&path, &plan(), 2);
         again.environment.threads = 1;
         assert_eq!(again.json(), report.json(), "{name}");
@@ -85,12 +91,13 @@ fn a_report_is_written_as_json_text_and_pictures() {
     assert_eq!(json["model"]["synthetic"], false);
     assert_eq!(json["model"]["sha256"].as_str().map(str::len), Some(64));
     assert!(json["levers"][0]["saved_no_loss"].is_u64());
-    assert!(json["reread_ratio"].is_null());
+    assert!(json["reread_ratio"].is_null() && json["reread_behind"].is_null());
     let text = std::fs::read_to_string(&written[1]).expect("read");
     for wanted in [
         "# Headroom of micro-qwen2-q4km.gguf",
         "Aliasing gives nothing: the most alike 64 KB blocks of neighbouring layers have a cosine",
         "Screened head is not measured without a plan",
+        "DRAM reads over the bytes of all lines that a token touches (simulated): not measured.",
         "| gate first (up and down) |",
         "![What skipping neurons costs](headroom-sparsity.svg)",
     ] {
@@ -228,4 +235,24 @@ fn zeros_can_be_measured_by_themselves() {
     let zeros = zeros.expect("measured");
     assert_eq!((zeros.prompts, calls), (3, 3));
     assert!(zeros.tokens <= 30 && zeros.tokens > 10);
+}
+
+#[test]
+fn the_re_read_ratio_names_its_caches() {
+    use crate::simulate::{Behind, preset};
+    let mut report = measure(&models().join("micro-qwen2-q4km.gguf"), &plan(), 1);
+    let preset = preset("desktop-36mb").expect("a preset");
+    let name = preset.name.to_owned();
+    let behind = Behind { name, caches: preset.design, threads: 1, depth: 24 };
+    (report.reread_ratio, report.reread_behind) = (Some(1.25), Some(behind));
+    let text = report.markdown(&[]);
+    let wanted = "a token touches (simulated): 1.250, behind desktop-36mb: 2048 KiB of 16 ways \
+                  before 36864 KiB of 12 ways, lines of 64 bytes, independent; 1 thread, 24 \
+                  positions.";
+    assert!(text.contains(wanted), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+    let behind = &json["reread_behind"];
+    assert_eq!((&behind["name"], &behind["threads"]), (&"desktop-36mb".into(), &1.into()));
+    assert_eq!(behind["caches"]["shared"]["bytes"], 36 << 20);
+    assert_eq!((&behind["caches"]["shared"]["ways"], &behind["depth"]), (&12.into(), &24.into()));
 }

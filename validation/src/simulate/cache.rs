@@ -1,12 +1,14 @@
 //! One set-associative cache that drops the line which has not been used for longest.
 
+use super::traffic::Group;
 use serde::Serialize;
+use std::fmt;
 use std::str::FromStr;
 
 /// The most lines that a cache may have: their tags take 512 MiB.
 const LINES_MAX: u64 = 1 << 26;
 /// The shortest line; with it a line's number and a mark fit a word.
-const LINE_BYTES_MIN: u32 = 8;
+const LINE_BYTES_MIN: u32 = 32;
 
 /// The size and shape of a cache (SPEC B15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -81,6 +83,12 @@ impl Geometry {
     }
 }
 
+impl fmt::Display for Geometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} KiB of {} ways", self.bytes as f64 / 1024.0, self.ways)
+    }
+}
+
 impl FromStr for Geometry {
     type Err = GeometryError;
 
@@ -103,14 +111,15 @@ impl FromStr for Geometry {
 pub struct Evicted {
     /// Its number: its address over the length of a line.
     pub line: u64,
-    /// Whether it was written.
-    pub dirty: bool,
+    /// What was written into it last, if it was written.
+    pub dirty: Option<Group>,
 }
 
 /// The lines that a cache holds. They are named by their number.
 ///
 /// A set is a run of words, the line used last at its front and free places at its end. A word is
-/// twice the line's number plus 2, plus 1 if it was written; 0 is a free place.
+/// the line's number plus 1, then four bits: 0 of a line that was not written, else 1 more than
+/// the place of what was written last in [`Group::ALL`]. The word 0 is a free place.
 #[derive(Clone, Debug)]
 pub struct Cache {
     words: Vec<u64>,
@@ -118,10 +127,31 @@ pub struct Cache {
     sets: u64,
 }
 
-const DIRTY: u64 = 1;
+/// Bits of a word that say what was written.
+const MARK_BITS: u32 = 4;
+const MARK: u64 = (1 << MARK_BITS) - 1;
+const _: () = assert!(Group::ALL.len() as u64 <= MARK);
 
-fn word(line: u64) -> u64 {
-    (line + 1) << 1
+const fn mark(dirty: Option<Group>) -> u64 {
+    match dirty {
+        Some(group) => group as u64 + 1,
+        None => 0,
+    }
+}
+
+/// What a word says was written into its line.
+fn dirty(word: u64) -> Option<Group> {
+    let place = usize::try_from((word & MARK).checked_sub(1)?).ok()?;
+    Group::ALL.get(place).copied()
+}
+
+/// Whether a word is that of `line`.
+const fn is(word: u64, line: u64) -> bool {
+    word >> MARK_BITS == line + 1
+}
+
+const fn word(line: u64, dirty: Option<Group>) -> u64 {
+    (line + 1) << MARK_BITS | mark(dirty)
 }
 
 impl Cache {
@@ -152,50 +182,50 @@ impl Cache {
     pub fn holds(&self, line: u64) -> bool {
         let start = self.start(line);
         let set = &self.words[start..start + self.ways];
-        set.iter().any(|entry| entry & !DIRTY == word(line))
+        set.iter().any(|entry| is(*entry, line))
     }
 
-    /// Uses `line` if it is there, and marks it as written if it is; says whether it is there.
-    pub fn touch(&mut self, line: u64, write: bool) -> bool {
+    /// Uses `line` if it is there, marking it if something is written; says whether it is there.
+    pub fn touch(&mut self, line: u64, written: Option<Group>) -> bool {
         let set = self.set(line);
-        let Some(at) = set.iter().position(|entry| entry & !DIRTY == word(line)) else {
+        let Some(at) = set.iter().position(|entry| is(*entry, line)) else {
             return false;
         };
-        let used = set[at] | u64::from(write);
+        let used = if written.is_some() { word(line, written) } else { set[at] };
         set.copy_within(..at, 1);
         set[0] = used;
         true
     }
 
     /// Takes in `line`, which must not be there, as the one used last.
-    pub fn fill(&mut self, line: u64, dirty: bool) -> Option<Evicted> {
+    pub fn fill(&mut self, line: u64, written: Option<Group>) -> Option<Evicted> {
         let set = self.set(line);
         let last = set.len() - 1;
         let old = set[last];
         set.copy_within(..last, 1);
-        set[0] = word(line) | u64::from(dirty);
-        (old != 0).then(|| Evicted { line: (old >> 1) - 1, dirty: old & DIRTY != 0 })
+        set[0] = word(line, written);
+        (old != 0).then(|| Evicted { line: (old >> MARK_BITS) - 1, dirty: dirty(old) })
     }
 
     /// Uses `line`, taking it in if it is not there: whether it was, and what had to make room.
-    pub fn access(&mut self, line: u64, write: bool) -> (bool, Option<Evicted>) {
-        if self.touch(line, write) { (true, None) } else { (false, self.fill(line, write)) }
+    pub fn access(&mut self, line: u64, written: Option<Group>) -> (bool, Option<Evicted>) {
+        if self.touch(line, written) { (true, None) } else { (false, self.fill(line, written)) }
     }
 
     /// Marks `line` as written without using it; says whether it is there.
-    pub fn mark(&mut self, line: u64) -> bool {
-        let found = self.set(line).iter_mut().find(|entry| **entry & !DIRTY == word(line));
-        found.map(|entry| *entry |= DIRTY).is_some()
+    pub fn mark(&mut self, line: u64, written: Group) -> bool {
+        let found = self.set(line).iter_mut().find(|entry| is(**entry, line));
+        found.map(|entry| *entry = word(line, Some(written))).is_some()
     }
 
-    /// Forgets `line`: `None` if it was not there, else whether it was written.
-    pub fn remove(&mut self, line: u64) -> Option<bool> {
+    /// Forgets `line`: `None` if it was not there, else what was written into it last, if anything.
+    pub fn remove(&mut self, line: u64) -> Option<Option<Group>> {
         let set = self.set(line);
-        let at = set.iter().position(|entry| entry & !DIRTY == word(line))?;
-        let dirty = set[at] & DIRTY != 0;
+        let at = set.iter().position(|entry| is(*entry, line))?;
+        let found = dirty(set[at]);
         set.copy_within(at + 1.., at);
         set[set.len() - 1] = 0;
-        Some(dirty)
+        Some(found)
     }
 }
 
@@ -207,7 +237,7 @@ mod tests {
     /// A set as a list, the line used last at its end.
     #[derive(Default)]
     struct Plain {
-        sets: std::collections::BTreeMap<u64, Vec<(u64, bool)>>,
+        sets: std::collections::BTreeMap<u64, Vec<(u64, Option<Group>)>>,
     }
 
     impl Plain {
@@ -215,12 +245,12 @@ mod tests {
             &mut self,
             geometry: Geometry,
             line: u64,
-            write: bool,
+            written: Option<Group>,
         ) -> (bool, Option<Evicted>) {
             let set = self.sets.entry(line % geometry.sets()).or_default();
             let known = set.iter().position(|entry| entry.0 == line);
-            let dirty = known.is_some_and(|at| set.remove(at).1);
-            set.push((line, dirty || write));
+            let dirty = known.and_then(|at| set.remove(at).1);
+            set.push((line, written.or(dirty)));
             let full = set.len() > geometry.ways() as usize;
             let evicted = full.then(|| set.remove(0));
             (known.is_some(), evicted.map(|(line, dirty)| Evicted { line, dirty }))
@@ -232,11 +262,12 @@ mod tests {
         fn it_is_what_the_definition_says(
             sets in 1u64..6,
             ways in 1u32..5,
-            trace in prop::collection::vec((0u64..40, any::<bool>(), 0u8..10), 0..300),
+            trace in prop::collection::vec((0u64..40, 0usize..16, 0u8..10), 0..300),
         ) {
             let geometry = Geometry::new(sets * u64::from(ways) * 64, ways, 64).expect("a shape");
             let (mut cache, mut plain) = (Cache::new(geometry), Plain::default());
             for (line, write, removes) in trace {
+                let write = Group::ALL.get(write).copied();
                 if removes == 0 {
                     let set = plain.sets.entry(line % sets).or_default();
                     let known = set.iter().position(|entry| entry.0 == line);
@@ -254,7 +285,7 @@ mod tests {
     }
 
     fn misses(cache: &mut Cache, lines: std::ops::Range<u64>) -> usize {
-        lines.filter(|line| !cache.access(*line, false).0).count()
+        lines.filter(|line| !cache.access(*line, None).0).count()
     }
 
     #[test]
@@ -275,10 +306,23 @@ mod tests {
     #[test]
     fn marking_does_not_make_a_line_young() {
         let mut cache = Cache::new(Geometry::new(128, 2, 64).expect("a shape"));
-        cache.access(1, false);
-        cache.access(2, false);
-        assert!(cache.mark(1) && !cache.mark(3));
-        assert_eq!(cache.fill(3, false), Some(Evicted { line: 1, dirty: true }));
+        cache.access(1, None);
+        cache.access(2, None);
+        assert!(cache.mark(1, Group::Keys) && !cache.mark(3, Group::Keys));
+        assert_eq!(cache.fill(3, None), Some(Evicted { line: 1, dirty: Some(Group::Keys) }));
+    }
+
+    #[test]
+    fn the_last_to_write_a_line_is_remembered_whatever_the_address() {
+        let mut cache = Cache::new(Geometry::new(64, 2, 32).expect("a shape"));
+        let last = (usize::MAX >> 5) as u64;
+        for group in Group::ALL {
+            cache.access(last, Some(group));
+            cache.access(last, None);
+            assert_eq!(cache.remove(last), Some(Some(group)));
+        }
+        cache.access(last, None);
+        assert_eq!(cache.remove(last), Some(None));
     }
 
     #[test]
@@ -291,7 +335,7 @@ mod tests {
         }
         assert_eq!(Geometry::new(96, 1, 48), Err(GeometryError::Line(48)));
         assert_eq!(Geometry::new(96, 1, 0), Err(GeometryError::Line(0)));
-        assert_eq!(Geometry::new(96, 1, 4), Err(GeometryError::Line(4)));
+        assert_eq!(Geometry::new(96, 1, 16), Err(GeometryError::Line(16)));
         for (bytes, ways) in [(0, 1), (100, 1), (64, 0), (64, 2), (64, u32::MAX)] {
             let error = Geometry::new(bytes, ways, 64).expect_err("no whole sets");
             assert_eq!(error, GeometryError::Sets { bytes, ways, line_bytes: 64 });

@@ -4,6 +4,7 @@ use super::cache::{Cache, Evicted, Geometry};
 use super::traffic::{Group, Traffic};
 use aios_residency::Access;
 use serde::Serialize;
+use std::fmt;
 use std::ops::RangeInclusive;
 
 /// The most threads that are simulated.
@@ -24,10 +25,19 @@ pub enum Policy {
 impl Policy {
     /// Every policy and its name on the command line.
     pub const ALL: [(Self, &'static str); 3] = [
-        (Self::Inclusive, "inclusive"),
-        (Self::Victim, "victim"),
-        (Self::Independent, "independent"),
+        (Self::Inclusive, Self::Inclusive.name()),
+        (Self::Victim, Self::Victim.name()),
+        (Self::Independent, Self::Independent.name()),
     ];
+
+    /// Its name on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inclusive => "inclusive",
+            Self::Victim => "victim",
+            Self::Independent => "independent",
+        }
+    }
 }
 
 /// Two levels of caches.
@@ -39,6 +49,14 @@ pub struct Design {
     pub shared: Geometry,
     /// How they relate.
     pub policy: Policy,
+}
+
+impl fmt::Display for Design {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { private, shared, policy } = self;
+        let (line, policy) = (shared.line_bytes(), policy.name());
+        write!(f, "{private} before {shared}, lines of {line} bytes, {policy}")
+    }
 }
 
 /// Why there is no such hierarchy.
@@ -81,6 +99,13 @@ struct Use {
     line: u64,
     write: bool,
     group: Group,
+}
+
+impl Use {
+    /// What it writes, if it is a store.
+    fn written(self) -> Option<Group> {
+        self.write.then_some(self.group)
+    }
 }
 
 impl Hierarchy {
@@ -178,7 +203,7 @@ impl Hierarchy {
 
     fn use_line(&mut self, one: Use) {
         let Use { thread, line, write, .. } = one;
-        let hit = self.private[thread].touch(line, write);
+        let hit = self.private[thread].touch(line, one.written());
         let taken = write && self.private.len() > 1 && self.take_from_others(one);
         if hit {
             return;
@@ -212,55 +237,58 @@ impl Hierarchy {
     }
 
     fn write_back(&mut self, evicted: Option<Evicted>) {
-        self.traffic.written += u64::from(evicted.is_some_and(|evicted| evicted.dirty));
+        if let Some(group) = evicted.and_then(|evicted| evicted.dirty) {
+            self.traffic.write(group);
+        }
     }
 
     /// Takes a line into the shared cache, without caring what private ones hold.
-    fn fill_shared(&mut self, line: u64, dirty: bool) {
-        let (_, evicted) = self.shared.access(line, dirty);
+    fn fill_shared(&mut self, line: u64, written: Option<Group>) {
+        let (_, evicted) = self.shared.access(line, written);
         self.write_back(evicted);
     }
 
     fn miss_inclusive(&mut self, one: Use) {
-        if !self.shared.touch(one.line, false) {
+        if !self.shared.touch(one.line, None) {
             // No private cache can hold what the shared one does not.
             self.traffic.fetch(one.group, one.write);
-            if let Some(evicted) = self.shared.fill(one.line, false) {
-                let copies = self.private.iter_mut().map(|cache| cache.remove(evicted.line));
-                let written = copies.fold(false, |written, copy| written | (copy == Some(true)));
-                self.traffic.written += u64::from(evicted.dirty || written);
+            if let Some(Evicted { line, dirty }) = self.shared.fill(one.line, None) {
+                let copies = self.private.iter_mut().map(|cache| cache.remove(line).flatten());
+                // What a private cache has was written later.
+                let dirty = copies.fold(None, Option::or).or(dirty);
+                self.write_back(Some(Evicted { line, dirty }));
             }
         }
         self.fill_private(one);
     }
 
     fn miss_independent(&mut self, one: Use, taken: bool) {
-        if !self.shared.touch(one.line, false) {
+        if !self.shared.touch(one.line, None) {
             if !taken {
                 self.fetch(one);
             }
-            self.fill_shared(one.line, false);
+            self.fill_shared(one.line, None);
         }
         self.fill_private(one);
     }
 
     /// Takes a line into a private cache; what was written and makes room goes to the shared one if
     /// that holds it, else to memory.
-    fn fill_private(&mut self, Use { thread, line, write, .. }: Use) {
-        let evicted = self.private[thread].fill(line, write);
-        let written = evicted.filter(|evicted| evicted.dirty);
-        if written.is_some_and(|evicted| !self.shared.mark(evicted.line)) {
-            self.traffic.written += 1;
+    fn fill_private(&mut self, one: Use) {
+        let evicted = self.private[one.thread].fill(one.line, one.written());
+        let Some(Evicted { line, dirty: Some(group) }) = evicted else { return };
+        if !self.shared.mark(line, group) {
+            self.traffic.write(group);
         }
     }
 
     fn miss_victim(&mut self, one: Use, taken: bool) {
-        let Use { thread, line, write, .. } = one;
-        let dirty = self.shared.remove(line);
-        if dirty.is_none() && !taken {
+        let Use { thread, line, .. } = one;
+        let held = self.shared.remove(line);
+        if held.is_none() && !taken {
             self.fetch(one);
         }
-        let evicted = self.private[thread].fill(line, write || dirty == Some(true));
+        let evicted = self.private[thread].fill(line, one.written().or(held.flatten()));
         if let Some(Evicted { line, dirty }) = evicted {
             // Another thread may have dropped its copy there before.
             self.fill_shared(line, dirty);

@@ -37,7 +37,7 @@ fn run(hierarchy: &mut Hierarchy, trace: &[(usize, bool)]) -> [u64; 3] {
         hierarchy.access(&at(line..line + 1, write), true);
     }
     let traffic = hierarchy.traffic();
-    [traffic.reads(), traffic.reads_for_ownership(), traffic.written]
+    [traffic.reads(), traffic.reads_for_ownership(), traffic.writes()]
 }
 
 fn reads<const N: usize>(lines: [usize; N]) -> [(usize, bool); N] {
@@ -92,6 +92,29 @@ fn a_store_that_misses_reads_and_what_it_wrote_is_written_once_when_it_is_droppe
         assert_eq!(run(&mut hierarchy, &new), [drops as u64, 0, 1], "{policy:?}");
         let more: Vec<_> = (40..60).map(|line| (line, false)).collect();
         assert_eq!(run(&mut hierarchy, &more), [20, 0, 0], "{policy:?}");
+    }
+}
+
+/// A line that `group` writes.
+fn written_by(data: Data, line: usize) -> Access {
+    Access { data, ..at(line..line + 1, true) }
+}
+
+#[test]
+fn a_line_is_written_to_memory_for_the_group_that_wrote_it_last() {
+    for policy in [Policy::Inclusive, Policy::Victim, Policy::Independent] {
+        for threads in [1, 2] {
+            let mut hierarchy = hierarchy(lines(1, 3, policy), threads);
+            hierarchy.access(&written_by(Data::Values(0), 1), true);
+            hierarchy.access(&written_by(Data::Keys(0), 2), true);
+            // Line 1 is dropped by the private cache, comes back and is written by another group.
+            hierarchy.access(&written_by(Data::Activations, 1), true);
+            hierarchy.access(&at(20..60, false), true);
+            let traffic = hierarchy.traffic();
+            let groups = [Group::Keys, Group::Values, Group::Activations];
+            let of = groups.map(|group| traffic.written(group));
+            assert_eq!((of, traffic.writes()), ([1, 0, 1], 2), "{policy:?} {threads}");
+        }
     }
 }
 
@@ -210,7 +233,7 @@ proptest! {
                 prop_assert!(policy != Policy::Victim || threads > 1 || private == 0 || !shared);
             }
         }
-        prop_assert!(hierarchy.traffic().written <= stores);
+        prop_assert!(hierarchy.traffic().writes() <= stores);
         prop_assert!(hierarchy.traffic().reads_for_ownership() <= stores);
     }
 }

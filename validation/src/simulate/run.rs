@@ -6,6 +6,7 @@ use crate::bench::Tokens;
 use aios_engine::{EngineError, Executor, Observer, Want};
 use aios_residency::{Access, Data, Phase};
 use serde::Serialize;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What is simulated.
@@ -49,6 +50,8 @@ pub struct GroupTraffic {
     pub dram_read_bytes_per_token: f64,
     /// DRAM reads for stores.
     pub dram_ownership_bytes_per_token: f64,
+    /// DRAM writes of lines into which this group was written last.
+    pub dram_write_bytes_per_token: f64,
 }
 
 /// What was simulated (SPEC B20). Bytes are per token of the passes that count.
@@ -78,7 +81,7 @@ pub struct Simulated {
     pub dram_ownership_bytes_per_token: f64,
     /// DRAM writes.
     pub dram_write_bytes_per_token: f64,
-    /// The reads by what they were for.
+    /// Reads by what they were for, writes by what was written.
     pub groups: Vec<GroupTraffic>,
     /// Weight and cache bytes that the ledger counted.
     pub counted_bytes_per_token: f64,
@@ -86,6 +89,35 @@ pub struct Simulated {
     pub touched_bytes_per_token: f64,
     /// All DRAM reads over the touched bytes.
     pub reread_ratio: f64,
+}
+
+/// The caches that stand behind a figure of another report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Behind {
+    /// Their name.
+    pub name: String,
+    /// Their sizes, ways and lines, and how they relate.
+    pub caches: Design,
+    /// Threads that were simulated, each with a private cache.
+    pub threads: usize,
+    /// Positions in the context before the token.
+    pub depth: usize,
+}
+
+impl Behind {
+    /// What `simulated` went through, by the name `name`.
+    pub fn of(name: String, simulated: &Simulated) -> Self {
+        let Simulated { caches, threads, depth, .. } = *simulated;
+        Self { name, caches, threads, depth }
+    }
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, caches, threads, depth } = self;
+        let s = if *threads == 1 { "" } else { "s" };
+        write!(f, "{name}: {caches}; {threads} thread{s}, {depth} positions")
+    }
 }
 
 /// The hierarchy, and the lines of the present pass.
@@ -182,7 +214,7 @@ pub fn simulate(
         tokens_per_pass: plan.tokens_per_pass,
         dram_read_bytes_per_token: bytes(traffic.reads()),
         dram_ownership_bytes_per_token: bytes(traffic.reads_for_ownership()),
-        dram_write_bytes_per_token: bytes(traffic.written),
+        dram_write_bytes_per_token: bytes(traffic.writes()),
         groups: groups(traffic, &bytes),
         counted_bytes_per_token: executor.ledger().phase(plan.phase()).read_per_token(),
         touched_bytes_per_token: bytes(watched.touched),
@@ -221,6 +253,7 @@ fn groups(traffic: &Traffic, bytes: &dyn Fn(u64) -> f64) -> Vec<GroupTraffic> {
         group,
         dram_read_bytes_per_token: bytes(traffic.read(group)),
         dram_ownership_bytes_per_token: bytes(traffic.for_ownership(group)),
+        dram_write_bytes_per_token: bytes(traffic.written(group)),
     };
     Group::ALL.map(of).to_vec()
 }
@@ -297,7 +330,14 @@ mod tests {
         }
         let sum: f64 = small.groups.iter().map(|entry| entry.dram_read_bytes_per_token).sum();
         assert!((sum - read).abs() < 1e-6 * read);
-        assert!(small.dram_write_bytes_per_token > 0.0);
+        let written = small.dram_write_bytes_per_token;
+        let of = |one: &GroupTraffic| one.dram_write_bytes_per_token;
+        let sum: f64 = small.groups.iter().map(of).sum();
+        assert!(written > 0.0 && (sum - written).abs() < 1e-6 * written);
+        let weights = [Group::Embedding, Group::Attention, Group::Ffn, Group::Norm, Group::Head];
+        for one in small.groups.iter().filter(|one| weights.contains(&one.group)) {
+            assert_eq!(of(one), 0.0, "{:?} is not written", one.group);
+        }
     }
 
     #[test]

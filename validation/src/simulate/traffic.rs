@@ -75,8 +75,7 @@ impl Group {
 pub struct Traffic {
     read: [u64; Group::ALL.len()],
     for_ownership: [u64; Group::ALL.len()],
-    /// Lines written to memory.
-    pub written: u64,
+    written: [u64; Group::ALL.len()],
 }
 
 impl Traffic {
@@ -84,6 +83,21 @@ impl Traffic {
     pub(super) fn fetch(&mut self, group: Group, for_ownership: bool) {
         let counts = if for_ownership { &mut self.for_ownership } else { &mut self.read };
         counts[group as usize] += 1;
+    }
+
+    /// A line goes to memory into which `group` was written last.
+    pub(super) fn write(&mut self, group: Group) {
+        self.written[group as usize] += 1;
+    }
+
+    /// Lines written to memory into which a group was written last.
+    pub const fn written(&self, group: Group) -> u64 {
+        self.written[group as usize]
+    }
+
+    /// Lines written to memory.
+    pub fn writes(&self) -> u64 {
+        self.written.iter().sum()
     }
 
     /// Lines of a group that loads read from memory.

@@ -1,10 +1,10 @@
 //! Matrix products against what the machine can do: decode in every format beside a plain read of
-//! the same bytes, prefill in multiply-adds per second, and what a fork and join of all threads costs
-//! (`cargo bench --bench kernels`).
+//! the same bytes, prefill in multiply-adds per second, and what a fork and join of all threads
+//! costs (`cargo bench --bench kernels`).
 //!
 //! Each case is compared by bits with the scalar reference before it is timed. The weights of
-//! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory; where nothing is
-//! timed (`-- --test`) there are fewer.
+//! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory; where nothing
+//! is timed (`-- --test`) there are fewer.
 
 use aios_contract::DType;
 use aios_kernels::{

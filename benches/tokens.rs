@@ -5,8 +5,8 @@
 //! `benches/bytes.json`, and a token that reads or writes more than is recorded there is an error:
 //! bytes are counted, so that they cannot vary, and nothing but a change of the program makes them
 //! more. So is one that reads much less, since up to the old record a later rise would go unseen,
-//! and a micro model's case that is not recorded, or is and did not run. Real models need not be here.
-//! The ledger that counts them must take less than 0.5 % of a token's time.
+//! and a micro model's case that is not recorded, or is and did not run. Real models need not be
+//! here. The ledger that counts them must take less than 0.5 % of a token's time.
 //! `AIOS_RECORD_BYTES=1 cargo bench --bench tokens -- --test` writes the file anew.
 
 use std::collections::BTreeMap;

@@ -45,8 +45,9 @@ Examples:
   aios compliance -m model.gguf --hardware-profile desktop-36mb --json
 
 R1 needs a run over at least 1,000 prompts where the activation can give zeros at all. What was not
-measured is unknown, and unknown is not a pass. The start that R5 limits is timed before anything else
-reads the file, of which the system may hold pages already. SPEC.md, chapter R, has the requirements.")]
+measured is unknown, and unknown is not a pass. The start that R5 limits is timed before anything
+else reads the file, of which the system may hold pages already. SPEC.md, chapter R, has the
+requirements.")]
 pub(super) struct ComplianceArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -87,7 +88,8 @@ Examples:
   aios catalog reports/* --out validation/CATALOG.md
 
 Each folder holds a compliance.json, and perhaps a baseline.json, as --out of the two commands
-writes them. What a baseline says stands with its machine and version, and with why it did not pass.")]
+writes them. What a baseline says stands with its machine and version, and with why it did not
+pass.")]
 pub(super) struct CatalogArgs {
     /// Folders with reports.
     #[arg(required = true, value_name = "FOLDER")]

@@ -292,8 +292,8 @@ fn levers(schema: u32, sha256: &str, lines: &str) -> Result<MeasuredLevers, Leve
 fn the_measured_reduction_is_that_of_all_exact_levers_of_this_model() {
     let line = |name: &str, off: f64, on: f64| {
         format!(
-            "{{\"name\": \"{name}\", \"setting\": \"\", \"state\": \"measured\", \"quality\": {{}}, \
-             \"off\": {{\"counted_bytes_per_token\": {off}, \"samples\": 3}}, \
+            "{{\"name\": \"{name}\", \"setting\": \"\", \"state\": \"measured\", \
+             \"quality\": {{}}, \"off\": {{\"counted_bytes_per_token\": {off}, \"samples\": 3}}, \
              \"on\": {{\"counted_bytes_per_token\": {on}}}}}"
         )
     };

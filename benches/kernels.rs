@@ -1,9 +1,10 @@
-//! Matrix products against what the machine can do: decode beside a plain read of the same bytes,
-//! prefill in multiply-adds per second, and what a fork and join of all threads costs
-//! (`cargo bench --bench kernels`).
+//! Matrix products against what the machine can do: decode in every format beside a plain read of
+//! the same bytes, prefill in multiply-adds per second, and what a fork and join of all threads
+//! costs (`cargo bench --bench kernels`).
 //!
 //! Each case is compared by bits with the scalar reference before it is timed. The weights of
-//! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory.
+//! decode fill 256 MiB, well beyond any cache, so that its figure is one of memory; where nothing
+//! is timed (`-- --test`) there are fewer.
 
 use aios_contract::DType;
 use aios_kernels::{
@@ -14,12 +15,13 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The formats of common model files.
-const DTYPES: [DType; 5] = [DType::Q4_1, DType::Q5_0, DType::Q8_0, DType::Q4_K, DType::Q6_K];
+/// The formats of common model files, of which more than a single token is timed.
+const COMMON: [DType; 5] = [DType::Q4_1, DType::Q5_0, DType::Q8_0, DType::Q4_K, DType::Q6_K];
 /// Elements of a row.
 const COLS: usize = 4096;
-/// Bytes of weights that are streamed.
+/// Bytes of weights that are streamed, and where cases only run to see that they do.
 const STREAMED: usize = 256 << 20;
+const STREAMED_UNTIMED: usize = 4 << 20;
 /// Rows of the matrix for prefill.
 const PREFILL_ROWS: usize = 1024;
 /// Rows compared with the reference, at the front and at the end.
@@ -111,20 +113,35 @@ fn packed<'a>(pool: &Pool, rows: Matrix<'_>, memory: &'a mut Vec<u8>) -> Matrix<
     Matrix::packed(dtype, count, COLS, memory).expect("what was packed")
 }
 
-/// GB/s of weights, for passes of a few tokens, beside a plain read of as many bytes.
+/// Bytes of weights that are streamed in this run. Criterion times where cargo passes `--bench` and
+/// nobody asks for a test.
+fn streamed() -> usize {
+    let given = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    if given("--bench") && !given("--test") { STREAMED } else { STREAMED_UNTIMED }
+}
+
+/// GB/s of weights, for passes of a few tokens, beside a plain read of the same bytes.
 fn decode(c: &mut Criterion) {
     let pool = Pool::new(aios_kernels::allowed_processors().len()).expect("threads");
-    let bytes = weights(STREAMED);
+    let bytes = weights(streamed());
     let mut memory = Vec::new();
     let mut group = c.benchmark_group("decode");
-    group.sample_size(10).throughput(Throughput::Bytes(STREAMED as u64));
-    group.bench_function("plain read", |b| b.iter(|| black_box(read(&pool, &bytes))));
-    for dtype in DTYPES {
+    group.sample_size(10);
+    for dtype in DType::ALL {
         let rows = matrix(dtype, &bytes);
-        let panels = packed(&pool, rows, &mut memory);
         group.throughput(Throughput::Bytes(rows.bytes().len() as u64));
-        let cases = [1, 2, 3, 4, 5, 6, 8, 12, 16].map(|n| (n, "panels", panels));
-        for (n, name, weights) in cases.into_iter().chain([(1, "rows", rows)]) {
+        group.bench_function(format!("{dtype} plain read"), |b| {
+            b.iter(|| black_box(read(&pool, rows.bytes())));
+        });
+        let mut cases = vec![(1, "rows", rows)];
+        // Floats are not packed.
+        if !dtype.is_float() {
+            let panels = packed(&pool, rows, &mut memory);
+            let more: &[usize] =
+                if COMMON.contains(&dtype) { &[2, 3, 4, 5, 6, 8, 12, 16] } else { &[] };
+            cases.extend([1].iter().chain(more).map(|n| (*n, "panels", panels)));
+        }
+        for (n, name, weights) in cases {
             let activations = Activations::new(Isa::detect(), &pool, n);
             let mut out = vec![0.0; n * weights.rows()];
             compare(&pool, weights, activations.input(), &mut out);
@@ -146,7 +163,7 @@ fn prefill(c: &mut Criterion) {
         let pool = Pool::new(threads).expect("threads");
         let activations = Activations::new(Isa::detect(), &pool, N);
         let mut out = vec![0.0; N * PREFILL_ROWS];
-        for dtype in DTYPES {
+        for dtype in COMMON {
             let bytes = weights(dtype.row_bytes(PREFILL_ROWS * COLS).expect("whole blocks"));
             let rows = matrix(dtype, &bytes);
             let panels = packed(&pool, rows, &mut memory);

@@ -2,9 +2,11 @@
 //! reads (`cargo bench --bench tokens`).
 //!
 //! Bytes are a measurement of their own for criterion. They are also held against
-//! `benches/bytes.json`, and a token that reads more than is written there is an error: bytes are
-//! counted, so that they cannot vary, and nothing but a change of the program makes them more.
-//! The ledger that counts them must take less than 0.5 % of a token's time.
+//! `benches/bytes.json`, and a token that reads or writes more than is recorded there is an error:
+//! bytes are counted, so that they cannot vary, and nothing but a change of the program makes them
+//! more. So is one that reads much less, since up to the old record a later rise would go unseen,
+//! and a micro model's case that is not recorded, or is and did not run. Real models need not be
+//! here. The ledger that counts them must take less than 0.5 % of a token's time.
 //! `AIOS_RECORD_BYTES=1 cargo bench --bench tokens -- --test` writes the file anew.
 
 use std::collections::BTreeMap;
@@ -29,6 +31,15 @@ const PROMPT: usize = 128;
 const LEDGER_SHARE_MAX: f64 = 0.005;
 /// Models of fewer bytes are no real ones: their tokens take microseconds.
 const REAL_BYTES: u64 = 16_000_000;
+/// What the names of models in `testdata/models` begin with, and those of no other.
+const MICRO: &str = "micro-";
+/// The part of its recorded bytes that a case may lack before it is to be recorded anew.
+const DROP_MAX: f64 = 0.01;
+/// How that is done.
+const RECORD: &str = "AIOS_RECORD_BYTES=1 cargo bench --bench tokens -- --test";
+
+/// Bytes of each case.
+type Cases = BTreeMap<String, u64>;
 
 /// Counted bytes in place of time.
 struct Bytes;
@@ -117,8 +128,8 @@ impl Work {
         }
     }
 
-    /// Runs it once and returns the bytes that it has read.
-    fn run(self, executor: &mut Executor) -> u64 {
+    /// Runs it once and returns the bytes that it has read, and written to the cache.
+    fn run(self, executor: &mut Executor) -> [u64; 2] {
         let (phase, want, depth) = match self {
             Self::Decode => (Phase::Decode, Want::Last, DEPTH),
             Self::Verify => (Phase::Verify, Want::All, DEPTH),
@@ -129,7 +140,7 @@ impl Work {
         let ids: Vec<u32> = (0..100).cycle().take(self.tokens()).collect();
         executor.forward(&ids, phase, want, &mut |_, _| Ok(())).expect("a pass");
         let bytes = executor.ledger().phase(phase);
-        bytes.weights + bytes.kv_read
+        [bytes.weights + bytes.kv_read, bytes.kv_written]
     }
 }
 
@@ -180,10 +191,13 @@ fn ledger_share(model: &Model, executor: &mut Executor) -> f64 {
     counting / token.fold(f64::INFINITY, f64::min)
 }
 
+fn micro_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models")
+}
+
 /// The micro models, and the real ones that are there.
 fn models() -> Vec<PathBuf> {
-    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models");
-    let mut folders = vec![micro];
+    let mut folders = vec![micro_folder()];
     folders.extend(
         std::env::var_os("AIOS_MODEL_DIR")
             .map(PathBuf::from)
@@ -201,21 +215,70 @@ fn recorded_file() -> PathBuf {
 }
 
 /// Bytes of each case that was ever recorded.
-fn recorded() -> BTreeMap<String, u64> {
+fn recorded() -> Cases {
     let text = std::fs::read_to_string(recorded_file()).expect("benches/bytes.json");
     serde_json::from_str(&text).expect("an object of numbers")
 }
 
+/// Records what has `run`. Real models that are not here keep their record; micro models all are.
+fn record(run: Cases) {
+    let mut cases = if recorded_file().exists() { recorded() } else { Cases::new() };
+    cases.retain(|case, _| !case.starts_with(MICRO));
+    cases.extend(run);
+    let text = serde_json::to_string_pretty(&cases).expect("numbers") + "\n";
+    std::fs::write(recorded_file(), text).expect("benches/bytes.json can be written");
+}
+
+/// What is wrong with the cases that have `run`, beside those that are `known`.
+fn faults(known: &Cases, run: &Cases) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (case, now) in run {
+        match known.get(case) {
+            Some(before) if now > before => {
+                faults.push(format!("{case}: {now} bytes, {before} were recorded"));
+            }
+            Some(before) if (*now as f64) < *before as f64 * (1.0 - DROP_MAX) => {
+                faults.push(format!("{case}: {now} bytes, only; record {before} anew: {RECORD}"));
+            }
+            Some(_) => {}
+            None if case.starts_with(MICRO) => {
+                faults.push(format!("{case}: {now} bytes, not recorded; do that: {RECORD}"));
+            }
+            None => eprintln!("{case}: {now} bytes, not recorded"),
+        }
+    }
+    let absent = known.keys().filter(|case| case.starts_with(MICRO) && !run.contains_key(*case));
+    faults.extend(absent.map(|case| {
+        format!("{case}: is recorded and did not run; bring it back, or record anew: {RECORD}")
+    }));
+    faults
+}
+
+/// A comparison that cannot fail proves nothing.
+fn test_faults() {
+    let cases = |list: &[(&str, u64)]| -> Cases {
+        list.iter().map(|(case, bytes)| ((*case).to_owned(), *bytes)).collect()
+    };
+    let known = cases(&[("micro-a decode", 1000), ("real decode", 1000)]);
+    let found = |run: &[(&str, u64)]| faults(&known, &cases(run)).len();
+    assert_eq!(found(&[("micro-a decode", 1000)]), 0, "a real model may be absent");
+    assert_eq!(found(&[("micro-a decode", 991), ("real decode", 1000)]), 0, "a little less");
+    assert_eq!(found(&[("micro-a decode", 1001), ("real decode", 1001)]), 2, "more");
+    assert_eq!(found(&[("micro-a decode", 989), ("real decode", 989)]), 2, "much less");
+    assert_eq!(found(&[("micro-a decode", 1000), ("micro-b decode", 1)]), 1, "not recorded");
+    assert_eq!(found(&[("real decode", 1000)]), 1, "did not run");
+}
+
 fn main() {
-    let record = std::env::var_os("AIOS_RECORD_BYTES").is_some();
-    let mut known = if record { BTreeMap::new() } else { recorded() };
-    let mut worse = Vec::new();
+    test_faults();
+    let mut run = Cases::new();
     let mut slow = Vec::new();
     let mut time = Criterion::default().sample_size(10).configure_from_args();
     let mut bytes = Criterion::default().with_measurement(Bytes).sample_size(10);
     bytes = bytes.configure_from_args();
     for path in models() {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        assert_eq!(name.starts_with(MICRO), path.starts_with(micro_folder()), "{name}: a misnomer");
         let model = match Model::load(&path) {
             // It has no tokens to generate.
             Err(LoadError::Config { source: ConfigError::Encoder { .. }, .. }) => continue,
@@ -230,13 +293,9 @@ fn main() {
         }
         for work in Work::ALL {
             let case = format!("{name} {}", work.name());
-            let read = work.run(&mut executor);
-            match known.get(&case) {
-                Some(&before) if read > before => worse.push((case, before, read)),
-                Some(_) => {}
-                None if record => drop(known.insert(case, read)),
-                None => eprintln!("{case}: {read} bytes, not recorded"),
-            }
+            let [read, written] = work.run(&mut executor);
+            run.insert(format!("{case}, written"), written);
+            run.insert(case, read);
             let tokens = Throughput::Elements(work.tokens() as u64);
             let mut group = time.benchmark_group(work.name());
             group.throughput(tokens.clone());
@@ -247,18 +306,20 @@ fn main() {
             let mut group = bytes.benchmark_group(format!("{}, bytes", work.name()));
             group.throughput(tokens);
             group.bench_function(BenchmarkId::from_parameter(&name), |b| {
-                b.iter_custom(|times| (0..times).map(|_| work.run(&mut executor)).sum());
+                b.iter_custom(|times| (0..times).map(|_| work.run(&mut executor)[0]).sum());
             });
             group.finish();
         }
     }
     time.final_summary();
-    if record {
-        let text = serde_json::to_string_pretty(&known).expect("numbers") + "\n";
-        std::fs::write(recorded_file(), text).expect("benches/bytes.json can be written");
+    let mut worse = Vec::new();
+    if std::env::var_os("AIOS_RECORD_BYTES").is_some() {
+        record(run);
+    } else {
+        worse = faults(&recorded(), &run);
     }
-    for (case, before, read) in &worse {
-        eprintln!("error: {case} reads {read} bytes, {before} were recorded");
+    for fault in &worse {
+        eprintln!("error: {fault}");
     }
     for (name, share) in &slow {
         eprintln!("error: {name}: counting takes {:.2} % of a token's time", share * 100.0);

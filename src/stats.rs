@@ -44,11 +44,14 @@ pub struct Stats {
     pub reused_tokens: u64,
     /// Tokens that the model has produced.
     pub generated_tokens: u64,
+    /// Tokens that passes after the prompt's have given, an end-of-generation token counted: what
+    /// figures for a token are over. The prompt's own pass gives the first token.
+    pub decoded_tokens: u64,
     /// Time for the rest of the prompt.
     pub prefill_ms: f64,
     /// Time for the generated tokens.
     pub decode_ms: f64,
-    /// Bytes that the executor has read for each generated token, counted by the engine's ledger.
+    /// Bytes that the executor has read for each decoded token, counted by the engine's ledger.
     pub bytes_per_token: Option<f64>,
     /// Bytes read of the disk for each of them, those ahead of their use included.
     pub disk_bytes_per_token: Option<f64>,
@@ -75,7 +78,7 @@ pub struct Stats {
 /// MB/token and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MegabytesPerToken {
-    /// 10⁶ bytes for each generated token.
+    /// 10⁶ bytes for each decoded token.
     pub value: f64,
     /// How it was found out.
     pub source: Source,
@@ -141,8 +144,8 @@ impl Stats {
 
     /// Adds a later answer to this one.
     pub fn add(&mut self, later: &Self) {
-        // The mean of the bytes is over the tokens; an answer without tokens has no say in it.
-        let (n, m) = (self.generated_tokens as f64, later.generated_tokens as f64);
+        // Each figure is over decoded tokens; an answer without any has no say in the mean.
+        let (n, m) = (self.decoded_tokens as f64, later.decoded_tokens as f64);
         let mean = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) if n + m > 0.0 => Some((a * n + b * m) / (n + m)),
             (a, b) => a.or(b),
@@ -176,6 +179,7 @@ impl Stats {
         self.prompt_tokens += later.prompt_tokens;
         self.reused_tokens += later.reused_tokens;
         self.generated_tokens += later.generated_tokens;
+        self.decoded_tokens += later.decoded_tokens;
         self.prefill_ms += later.prefill_ms;
         self.decode_ms += later.decode_ms;
         self.stop_reason = later.stop_reason;
@@ -233,12 +237,15 @@ fn plural(tokens: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aios_residency::{Phase, TierBytes};
+
     use super::*;
 
     const ONE: Stats = Stats {
         prompt_tokens: 40,
         reused_tokens: 30,
         generated_tokens: 20,
+        decoded_tokens: 20,
         prefill_ms: 100.0,
         decode_ms: 400.0,
         bytes_per_token: Some(96.4e6),
@@ -286,7 +293,7 @@ mod tests {
         let mut sum = ONE;
         sum.add(&stats(2.5e6));
         assert_eq!(sum.disk_bytes_per_token, Some(2.5e6));
-        sum.add(&Stats { generated_tokens: 40, ..stats(5.0e6) });
+        sum.add(&Stats { decoded_tokens: 40, ..stats(5.0e6) });
         // The first two answers have 20 tokens each.
         assert!((sum.disk_bytes_per_token.unwrap() - 3.75e6).abs() < 1.0);
         let residency = sum.residency.unwrap();
@@ -298,6 +305,7 @@ mod tests {
         let mut sum = ONE;
         sum.add(&Stats {
             generated_tokens: 60,
+            decoded_tokens: 60,
             bytes_per_token: Some(100.4e6),
             stop_reason: StopReason::Length,
             ..ONE
@@ -306,9 +314,52 @@ mod tests {
         assert!((sum.bytes_per_token.unwrap() - 99.4e6).abs() < 1.0);
         assert_eq!(sum.stop_reason, StopReason::Length);
         assert!((sum.mb_per_token.unwrap().value - 99.4).abs() < 1e-6);
-        let mut silent = Stats { generated_tokens: 0, bytes_per_token: None, ..ONE };
+        let mut silent = Stats { decoded_tokens: 0, bytes_per_token: None, ..ONE };
         silent.add(&ONE);
         assert_eq!(silent.bytes_per_token, ONE.bytes_per_token);
+    }
+
+    /// The bytes of `tokens` decoded tokens.
+    fn decoded(tokens: u64, weights: u64, kv_read: u64, disk: u64) -> PhaseBytes {
+        PhaseBytes {
+            phase: Phase::Decode,
+            tokens,
+            passes: tokens,
+            weights,
+            roles: Vec::new(),
+            kv_read,
+            kv_written: 0,
+            kv_read_tiers: TierBytes::default(),
+            kv_written_tiers: TierBytes::default(),
+            disk,
+        }
+    }
+
+    #[test]
+    fn the_mean_of_several_answers_is_that_of_the_bytes_beside_it() {
+        // The first token of an answer comes of the prompt's pass; the first answer has one more
+        // that is not shown, which ended it.
+        let answer = |generated_tokens, of: PhaseBytes| {
+            let per_token = |bytes: u64| Some(bytes as f64 / of.tokens as f64);
+            let prompt = PhaseBytes { phase: Phase::Prefill, ..decoded(9, 5_000_000, 77, 13) };
+            Stats {
+                generated_tokens,
+                decoded_tokens: of.tokens,
+                bytes_per_token: per_token(of.weights + of.kv_read),
+                disk_bytes_per_token: per_token(of.disk),
+                bytes: vec![prompt, of],
+                ..ONE
+            }
+        };
+        let mut sum = answer(2, decoded(2, 200_000_000, 2_000, 50_000_000));
+        sum.add(&answer(5, decoded(4, 800_000_000, 44_000, 20_000_000)));
+        let of = sum.bytes.iter().find(|of| of.phase == Phase::Decode).unwrap();
+        let per_token = |bytes: u64| bytes as f64 / of.tokens as f64;
+        assert_eq!((sum.generated_tokens, sum.decoded_tokens, of.tokens), (7, 6, 6));
+        let recomputed = per_token(of.weights + of.kv_read);
+        assert!((sum.bytes_per_token.unwrap() - recomputed).abs() < 1e-3, "{sum:?}");
+        assert!((sum.mb_per_token.unwrap().value - recomputed / 1e6).abs() < 1e-9, "{sum:?}");
+        assert!((sum.disk_bytes_per_token.unwrap() - per_token(of.disk)).abs() < 1e-3, "{sum:?}");
     }
 
     #[test]

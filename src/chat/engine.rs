@@ -239,6 +239,7 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         prompt_tokens: of.prompt_tokens as u64,
         reused_tokens: of.reused_tokens as u64,
         generated_tokens: of.generated_tokens as u64,
+        decoded_tokens: of.decoded_tokens as u64,
         prefill_ms: of.prefill.as_secs_f64() * 1e3,
         decode_ms: of.decode.as_secs_f64() * 1e3,
         bytes_per_token: of.bytes_per_token(),

@@ -18,6 +18,7 @@ fn stats(settings: &Settings, stop_reason: StopReason) -> Stats {
         prompt_tokens: 10,
         reused_tokens: 0,
         generated_tokens: 5,
+        decoded_tokens: 4,
         prefill_ms: 10.0,
         decode_ms: 50.0,
         bytes_per_token: Some(1e6),

@@ -5,14 +5,15 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use aios_contract::requirements::{Probe, Sparsity};
+use aios_contract::requirements::{Manifest, Probe, Sparsity};
 use aios_engine::gguf::{Escaped, Gguf};
-use aios_engine::{Executor, Model, read_config};
-use aios_residency::Mapping;
+use aios_engine::{Executor, Model, Want, read_config};
+use aios_residency::{Mapping, Phase};
 use aios_validation::compliance::catalog::{Baseline, catalog};
+use aios_validation::compliance::extract::{ExtractError, SIDECAR_BYTES_MAX};
 use aios_validation::compliance::{
-    ComplianceReport, HardwareProfile, Inputs, ModelIdentity, THIS_MACHINE, assess, extract,
-    group_bytes,
+    ComplianceReport, HardwareProfile, Inputs, MeasuredLevers, ModelIdentity, THIS_MACHINE, assess,
+    extract, group_bytes,
 };
 use aios_validation::headroom::measure_zeros;
 use aios_validation::prompts::Prompts;
@@ -40,10 +41,13 @@ const REPORT_BYTES_MAX: u64 = 16 << 20;
 Examples:
   aios compliance -m model.gguf
   aios compliance -m model.gguf --calibration validation/data/calibration_prompts.jsonl --out report
+  aios compliance -m model.gguf --levers report/levers.json
   aios compliance -m model.gguf --hardware-profile desktop-36mb --json
 
 R1 needs a run over at least 1,000 prompts where the activation can give zeros at all. What was not
-measured is unknown, and unknown is not a pass. SPEC.md, chapter R, has the requirements.")]
+measured is unknown, and unknown is not a pass. The start that R5 limits is timed before anything
+else reads the file, of which the system may hold pages already. SPEC.md, chapter R, has the
+requirements.")]
 pub(super) struct ComplianceArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -54,6 +58,10 @@ pub(super) struct ComplianceArgs {
     #[arg(long, value_name = "N", default_value_t = 64, requires = "calibration")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=65536))]
     tokens: u32,
+    /// The levers.json of this model that `aios levers --out` has written: what its exact levers
+    /// save together stands beside the tier's projected reduction.
+    #[arg(long, value_name = "FILE")]
+    levers: Option<PathBuf>,
     /// The machine that the configuration is for: this-machine, or a named class.
     #[arg(long, value_name = "NAME", default_value = THIS_MACHINE, value_parser = profile_names())]
     hardware_profile: String,
@@ -80,7 +88,8 @@ Examples:
   aios catalog reports/* --out validation/CATALOG.md
 
 Each folder holds a compliance.json, and perhaps a baseline.json, as --out of the two commands
-writes them.")]
+writes them. What a baseline says stands with its machine and version, and with why it did not
+pass.")]
 pub(super) struct CatalogArgs {
     /// Folders with reports.
     #[arg(required = true, value_name = "FOLDER")]
@@ -109,11 +118,14 @@ pub(super) fn run_catalog(args: &CatalogArgs) -> anyhow::Result<()> {
         let missing = "there is no compliance report; `aios compliance --out` writes one";
         anyhow::ensure!(path.exists(), "{}: {missing}", folder.display());
         let what = || format!("{} is no compliance report", path.display());
-        reports.push(ComplianceReport::from_json(&text_of(&path)?).with_context(what)?);
+        reports.push(
+            ComplianceReport::from_json(&text_of(&path, REPORT_BYTES_MAX)?).with_context(what)?,
+        );
         let path = folder.join(BASELINE_FILE);
         if path.exists() {
             let what = || format!("{} is no baseline report", path.display());
-            baselines.push(Baseline::from_json(&text_of(&path)?).with_context(what)?);
+            baselines
+                .push(Baseline::from_json(&text_of(&path, REPORT_BYTES_MAX)?).with_context(what)?);
         }
     }
     let page = catalog(&reports, &baselines)?;
@@ -125,48 +137,80 @@ pub(super) fn run_catalog(args: &CatalogArgs) -> anyhow::Result<()> {
     }
 }
 
-fn text_of(path: &Path) -> anyhow::Result<String> {
+/// The text of a file of at most `most` bytes.
+fn text_of(path: &Path, most: u64) -> anyhow::Result<String> {
     let what = || format!("cannot read {}", path.display());
     let bytes = fs::metadata(path).with_context(what)?.len();
-    anyhow::ensure!(bytes <= REPORT_BYTES_MAX, "{} is too long for a report", path.display());
+    anyhow::ensure!(bytes <= most, "{} has {bytes} bytes, at most {most} are read", path.display());
     fs::read_to_string(path).with_context(what)
 }
 
-fn comply(args: &ComplianceArgs, interrupt: &Interrupt) -> anyhow::Result<ComplianceReport> {
-    // The prompts are read first: a mistake in them should not cost the loading of a model.
-    let prompts = args.calibration.as_deref().map(Prompts::read).transpose()?;
-    let hardware = hardware(args)?;
-    let path = model_file(&args.model.model, interrupt)?;
-    let mapping = Mapping::open(&path)?;
-    let header = Gguf::parse(mapping.bytes()).with_context(|| path.display().to_string())?;
+/// A model that was opened to be judged.
+struct Opened {
+    mapping: Mapping,
+    header: Gguf,
+    manifest: Result<Option<Manifest>, ExtractError>,
+    /// What runs the model, which has had its first pass; `None` if its aliases are broken.
+    executor: Option<Executor>,
+    /// Seconds that the start took, of a model that runs.
+    start_s: Option<f64>,
+}
+
+/// Opens the model and times that: from opening the file until its manifest is checked, its weights
+/// are loaded and its first pass begins (SPEC R5).
+fn open(args: &ComplianceArgs, path: &Path, interrupt: &Interrupt) -> anyhow::Result<Opened> {
+    let options = args.compute.options(usize::try_from(args.tokens)?)?;
     let started = Instant::now();
+    let mapping = Mapping::open(path)?;
+    let header = Gguf::parse(mapping.bytes()).with_context(|| path.display().to_string())?;
+    let sidecar = extract::sidecar_path(path);
+    let beside = sidecar.exists().then(|| text_of(&sidecar, SIDECAR_BYTES_MAX as u64));
+    let beside = beside.transpose()?;
+    let manifest = extract::manifest(&header, mapping.bytes().len() as u64, beside.as_deref());
     // A file whose aliases are broken does not load. It is judged by its header, and the report
     // says what is wrong with them.
-    let loaded = args.weights.within(args.compute.memory.ram).load_unchanged(
-        &path,
-        args.compute.exact,
-        interrupt,
-    );
     let has_aliases = header.metadata.get(extract::ALIAS_TENSORS_KEY).is_some();
-    let model = match loaded {
-        Err(_) if has_aliases && !interrupt.is_set() => None,
-        loaded => Some(loaded?),
+    let weights = args.weights.within(args.compute.memory.ram);
+    let model = match weights.load_unchanged(path, args.compute.exact, interrupt) {
+        Err(_) if has_aliases && !interrupt.is_set() => {
+            return Ok(Opened { mapping, header, manifest, executor: None, start_s: None });
+        }
+        loaded => loaded?,
     };
+    let mut executor = Executor::new(model, options)?;
+    let start_s = started.elapsed().as_secs_f64();
+    // Without the pass nothing would show that what was timed is a start.
+    executor.forward(&[0], Phase::Prefill, Want::None, &mut |_, _| Ok(()))?;
+    Ok(Opened { mapping, header, manifest, executor: Some(executor), start_s: Some(start_s) })
+}
+
+fn comply(args: &ComplianceArgs, interrupt: &Interrupt) -> anyhow::Result<ComplianceReport> {
+    // Other files are read first: a mistake in them should not cost the loading of a model.
+    let prompts = args.calibration.as_deref().map(Prompts::read).transpose()?;
+    let levers = args.levers.as_deref().map(levers).transpose()?;
+    let path = model_file(&args.model.model, interrupt)?;
+    // A start is timed before anything has read the file.
+    let mut opened = open(args, &path, interrupt)?;
+    let model = opened.executor.as_ref().map(|executor| executor.model().clone());
+    let header = &opened.header;
     let config = match &model {
         Some(model) => model.config().clone(),
-        None => read_config(&header.metadata, rows_of_embedding(&header))?,
+        None => read_config(&header.metadata, rows_of_embedding(header))?,
     };
     let identity = identity(&path, model.as_deref(), interrupt)?;
-    let sparsity = match (&model, &prompts) {
-        (Some(model), Some(prompts)) => Some(zeros(args, model, prompts, interrupt)?),
+    let reduction = match levers {
+        Some((path, levers)) => {
+            let what = || path.display().to_string();
+            Some(levers.reduction_of(&identity).with_context(what)?)
+        }
+        None => None,
+    };
+    let sparsity = match (&mut opened.executor, &prompts) {
+        (Some(executor), Some(prompts)) => Some(zeros(args, executor, prompts, interrupt)?),
         _ => None,
     };
-    let aliases = extract::aliases(&header, mapping.bytes(), config.layers);
-    let sidecar = extract::sidecar_path(&path);
-    let beside = sidecar.exists().then(|| text_of(&sidecar)).transpose()?;
-    let file_bytes = mapping.bytes().len() as u64;
-    let manifest = extract::manifest(&header, file_bytes, beside.as_deref());
-    let start = model.as_ref().map(|_| started.elapsed().as_secs_f64());
+    let aliases = extract::aliases(header, opened.mapping.bytes(), config.layers);
+    let manifest = opened.manifest;
     Ok(assess(Inputs {
         synthetic: is_synthetic(&header.metadata),
         config: &config,
@@ -176,12 +220,19 @@ fn comply(args: &ComplianceArgs, interrupt: &Interrupt) -> anyhow::Result<Compli
             .unwrap_or_default(),
         sparsity,
         aliases: Probe::from_result(aliases),
-        profiler_start_s: start.filter(|_| matches!(manifest, Ok(Some(_)))),
+        profiler_start_s: opened.start_s.filter(|_| matches!(manifest, Ok(Some(_)))),
         manifest: Probe::from_result(manifest),
-        reduction: None,
-        hardware,
+        reduction,
+        hardware: hardware(args)?,
         model: identity,
     }))
+}
+
+/// The report of levers in the file at `path`.
+fn levers(path: &Path) -> anyhow::Result<(&Path, MeasuredLevers)> {
+    let text = text_of(path, REPORT_BYTES_MAX)?;
+    let levers = MeasuredLevers::from_json(&text).with_context(|| path.display().to_string())?;
+    Ok((path, levers))
 }
 
 /// Rows of the embedding; 0 if there is none, which reading the configuration refuses.
@@ -208,15 +259,14 @@ fn identity(
 /// R1's measurement.
 fn zeros(
     args: &ComplianceArgs,
-    model: &std::sync::Arc<Model>,
+    executor: &mut Executor,
     prompts: &Prompts,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Sparsity> {
     let tokens = usize::try_from(args.tokens)?;
-    let mut executor = Executor::new(model.clone(), args.compute.options(tokens)?)?;
     let bar = bar(TEMPLATE);
     let list: Vec<_> = prompts.prompts.iter().collect();
-    let zeros = measure_zeros(&mut executor, &list, tokens, &mut |doing, done, total| {
+    let zeros = measure_zeros(executor, &list, tokens, &mut |doing, done, total| {
         bar.set_message(doing);
         bar.set_length(total);
         bar.set_position(done);

@@ -1,12 +1,15 @@
 //! The catalogue page: every model at hand on one row, made from compliance reports and the JSON
 //! of baselines. What a baseline lacks is not measured, and says so.
 
-use super::render::{NOT_MEASURED, number, projection, text};
+use super::render::{NOT_MEASURED, number, projection, text, text_of};
 use super::{ComplianceReport, HardwareProfile};
 use aios_contract::requirements::{Finding, Measure, Requirement, Value, Verdict};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+
+/// How much of a reason is shown, in characters.
+const REASON_CHARS_MAX: usize = 400;
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +28,17 @@ pub enum CatalogError {
     MixedWeights(String),
 }
 
-/// What the page takes from a baseline: MB of DRAM read per token and speed. Other fields are not
-/// looked at.
+/// What the page takes from a baseline: MB of DRAM read per token and speed, where they were
+/// measured and whether they are steady. Other fields are not looked at.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Baseline {
     model: BaselineModel,
     synthetic: Option<bool>,
+    processor: Option<String>,
+    environment: Option<BaselineEnvironment>,
+    passes: Option<bool>,
+    #[serde(default)]
+    failures: Vec<String>,
     mb_per_token: Option<BytesPerToken>,
     tokens_per_s: Option<Mean>,
 }
@@ -39,6 +47,11 @@ pub struct Baseline {
 struct BaselineModel {
     sha256: String,
     synthetic: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct BaselineEnvironment {
+    version: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -72,6 +85,15 @@ impl Baseline {
     fn tokens_per_s(&self) -> Option<f64> {
         self.tokens_per_s.as_ref()?.mean.filter(|mean| mean.is_finite())
     }
+
+    fn version(&self) -> Option<&str> {
+        self.environment.as_ref()?.version.as_deref()
+    }
+
+    /// Whether it says that it did not pass.
+    fn is_unsteady(&self) -> bool {
+        self.passes == Some(false)
+    }
 }
 
 /// The catalogue page of `reports`, in Markdown: models of real weights first, by size.
@@ -102,6 +124,7 @@ pub fn catalog(
             page.extend(rows);
         }
     }
+    page += &unsteady(&reports, &baselines);
     page += CONFIGURATIONS;
     for report in &reports {
         let _ = writeln!(page, "| {} |", configuration(report));
@@ -114,8 +137,9 @@ const HEAD: &str = "\
 
 Generated from compliance reports and baselines; do not edit. SPEC.md, chapter R, says what each
 requirement asks for. *Unknown* is not a pass. Reductions are the contract's projections for a tier,
-not measurements; what was measured here stands beside them. MB per token are counted: weights and
-cache that a decoded token reads.
+not measurements; what was measured here stands beside them, 0 % where no lever had anything to save
+with. MB per token are counted: weights and cache that a decoded token reads. Tokens per second are
+of the machine and the version of aios on the row.
 ";
 
 const REAL: &str = "\n## Trained models\n\n";
@@ -124,9 +148,15 @@ Random weights of published shapes: sizes and bytes are meant, answers are not.\
 
 const TABLE_HEAD: &str = "\
 | model | file, MB | tier | R1 | R2 | R3 | R4 | R5 | reduction, projected | reduction, measured \
-| MB per token | tokens per s |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| MB per token | tokens per s | machine | aios |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
+
+const UNSTEADY: &str = "\n## Baselines that did not pass\n
+Their figures are not steady enough to be compared with others.\n\n";
+
+/// What marks a row of [`UNSTEADY`].
+const UNSTEADY_MARK: &str = " (did not pass)";
 
 const CONFIGURATIONS: &str = "
 ## Recommended configurations
@@ -174,13 +204,36 @@ fn row(report: &ComplianceReport, baseline: Option<&Baseline>) -> Result<String,
         Some(reduction) => format!("{} %", shown(Some(reduction.percent))),
         None => NOT_MEASURED.to_owned(),
     };
+    let named = |of: Option<&str>| match (baseline, of) {
+        (_, Some(name)) => text(name),
+        (Some(_), None) => "unknown".to_owned(),
+        (None, None) => NOT_MEASURED.to_owned(),
+    };
     row += &format!(
-        " {} | {reduction} | {} | {} |\n",
+        " {} | {reduction} | {} | {}{} | {} | {} |\n",
         projection(report.projected_reduction),
         shown(baseline.and_then(Baseline::counted_mb)),
-        shown(baseline.and_then(Baseline::tokens_per_s))
+        shown(baseline.and_then(Baseline::tokens_per_s)),
+        if baseline.is_some_and(Baseline::is_unsteady) { UNSTEADY_MARK } else { "" },
+        named(baseline.and_then(|baseline| baseline.processor.as_deref())),
+        named(baseline.and_then(Baseline::version)),
     );
     Ok(row)
+}
+
+/// Why baselines of `reports` did not pass, each model once; empty if all did.
+fn unsteady(reports: &[&ComplianceReport], baselines: &BTreeMap<&str, &Baseline>) -> String {
+    let mut section = String::new();
+    let mut told = BTreeSet::new();
+    for model in reports.iter().map(|report| &report.model) {
+        let Some(baseline) = baselines.get(model.sha256.as_str()) else { continue };
+        if baseline.is_unsteady() && told.insert(&model.sha256) {
+            let reasons: Vec<String> =
+                baseline.failures.iter().map(|reason| text_of(reason, REASON_CHARS_MAX)).collect();
+            let _ = writeln!(section, "- {}: {}", text(&model.name), reasons.join("; "));
+        }
+    }
+    if section.is_empty() { section } else { format!("{UNSTEADY}{section}") }
 }
 
 /// The verdict on a requirement, and the number that it rests on if there is one.
@@ -189,6 +242,9 @@ fn cell(report: &ComplianceReport, requirement: Requirement) -> String {
     let Some(finding) = own else { return Verdict::Unknown.name().to_owned() };
     let verdict = finding.verdict.name();
     match deciding(finding) {
+        Some((amount, "")) if requirement == Requirement::R1 => {
+            format!("{verdict} ({} zeros)", rounded(amount))
+        }
         Some((amount, "")) => format!("{verdict} ({})", rounded(amount)),
         Some((amount, unit)) => format!("{verdict} ({} {})", rounded(amount), text(unit)),
         None => verdict.to_owned(),

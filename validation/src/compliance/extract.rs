@@ -35,7 +35,7 @@ const DELTA_LEFT: &str = ".delta_left";
 const DELTA_RIGHT: &str = ".delta_right";
 
 /// The longest sidecar that is read, in bytes.
-const SIDECAR_BYTES_MAX: usize = 32 << 20;
+pub const SIDECAR_BYTES_MAX: usize = 32 << 20;
 /// How much of a file's own text an error repeats, in characters.
 const ECHO_CHARS_MAX: usize = 80;
 

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod extract;
 mod hardware;
 mod norms;
+mod reduction;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use advice::{GroupBytes, Recommendation, WeightsFrom, group_bytes, recommend};
 pub use hardware::{HardwareProfile, THIS_MACHINE, UnknownProfile};
+pub use reduction::{LeversError, MeasuredLevers};
 pub use render::ReportError;
 
 /// The version of [`ComplianceReport`]'s JSON.

@@ -219,7 +219,7 @@ pub(super) fn text(text: &str) -> String {
     text_of(text, SHOWN_CHARS_MAX)
 }
 
-fn text_of(text: &str, chars_max: usize) -> String {
+pub(super) fn text_of(text: &str, chars_max: usize) -> String {
     let mut shown = String::new();
     for c in Escaped::shortened(text, chars_max).to_string().chars() {
         if matches!(c, '|' | '`' | '*' | '_' | '[' | ']' | '<' | '>') {

@@ -226,26 +226,45 @@ fn the_catalogue_shows_what_is_measured_and_what_is_not() {
     let config = smollm2();
     let mut small = assess(inputs(&config));
     let digest = small.model.sha256.clone();
-    let mut large = assess(Inputs { profiler_start_s: Some(2.5), ..inputs(&config) });
+    let mut relu = config.clone();
+    relu.ffn.activation = aios_contract::ActivationFn::Relu;
+    let reduction = Some(MeasuredReduction { percent: 25.5, of: "a run".to_owned() });
+    let sparsity = Some(Sparsity { prompts: 10, zero_fraction: 0.98 });
+    let mut large =
+        assess(Inputs { profiler_start_s: Some(2.5), sparsity, reduction, ..inputs(&relu) });
     (large.model.name, large.model.sha256) = ("z_large".to_owned(), "cd".repeat(32));
     large.model.bytes = 4_000_000_000;
     let mut random = assess(Inputs { synthetic: true, ..inputs(&config) });
     (random.model.name, random.model.sha256) = ("synthetic-x".to_owned(), "ef".repeat(32));
     let figures = ", \"mb_per_token\": {\"counted\": {\"mean\": 101.234, \"n\": 3}}, \
                     \"tokens_per_s\": {\"mean\": 55.5}, \"other\": []";
-    let baselines = [baseline(&digest, figures), baseline(&"cd".repeat(32), "")];
+    let unsteady = ", \"passes\": false, \"failures\": [\"tokens vary | by 9 %\", \"and so on\"], \
+                     \"tokens_per_s\": {\"mean\": 3.0}, \"processor\": \"A <b> CPU\", \
+                     \"environment\": {\"version\": \"9.8.7\", \"isa\": \"x\"}";
+    let baselines = [baseline(&digest, figures), baseline(&"cd".repeat(32), unsteady)];
     let page = catalog(&[random, large.clone(), small.clone()], &baselines).expect("a page");
     let row =
         |name: &str| page.lines().find(|line| line.starts_with(&format!("| {name}"))).unwrap();
     assert_eq!(
         row("smollm2-135m"),
         "| smollm2-135m | 105.45 | Compatible | fail | fail (94.372 MB) | fail (0) | \
-         pass (14.592 KB) | fail | 45–55 % projected | not measured | 101.23 | 55.5 |"
+         pass (14.592 KB) | fail | 45–55 % projected | not measured | 101.23 | 55.5 | unknown | \
+         unknown |"
     );
-    assert!(row("z\\_large").ends_with(
-        "| fail (2.5 s) | 45–55 % projected | not measured | \
-                                       not measured | not measured |"
-    ));
+    let large_row = row("z\\_large");
+    assert!(
+        large_row.ends_with(
+            "| fail (2.5 s) | 45–55 % projected | 25.5 % | not measured | 3 (did not pass) | \
+             A \\<b\\> CPU | 9.8.7 |"
+        ),
+        "{large_row}"
+    );
+    assert!(large_row.contains("| unknown (0.98 zeros) | fail (94.372 MB) |"), "{large_row}");
+    assert!(row("synthetic-x").ends_with("| not measured | not measured | not measured |"));
+    assert!(page.contains("\n- z\\_large: tokens vary \\| by 9 %; and so on\n"), "{page}");
+    assert_eq!(page.matches("- z\\_large: ").count(), 1);
+    let steady = catalog(&[small.clone()], &baselines[..1]).expect("a page");
+    assert!(!steady.contains("did not pass"), "{steady}");
     let place = |what: &str| page.find(what).expect(what);
     assert!(place("| smollm2-135m") < place("| z\\_large"));
     assert!(place("| z\\_large") < place("## Synthetic models"));
@@ -259,6 +278,77 @@ fn the_catalogue_shows_what_is_measured_and_what_is_not() {
     small.synthetic = true;
     assert!(catalog(&[small], &mixed).is_ok());
     assert!(Baseline::from_json("{\"model\": {}}").is_err());
+}
+
+/// A report of levers with the lines `lines`.
+fn levers(schema: u32, sha256: &str, lines: &str) -> Result<MeasuredLevers, LeversError> {
+    MeasuredLevers::from_json(&format!(
+        "{{\"schema\": {schema}, \"model\": {{\"name\": \"x\", \"sha256\": \"{sha256}\", \
+         \"bytes\": 7}}, \"depth\": 240, \"levers\": [{lines}], \"cache\": \"small\"}}"
+    ))
+}
+
+#[test]
+fn the_measured_reduction_is_that_of_all_exact_levers_of_this_model() {
+    let line = |name: &str, off: f64, on: f64| {
+        format!(
+            "{{\"name\": \"{name}\", \"setting\": \"\", \"state\": \"measured\", \
+             \"quality\": {{}}, \"off\": {{\"counted_bytes_per_token\": {off}, \"samples\": 3}}, \
+             \"on\": {{\"counted_bytes_per_token\": {on}}}}}"
+        )
+    };
+    let config = smollm2();
+    let model = inputs(&config).model;
+    let together = |off, on| line(crate::levers::TOGETHER, off, on);
+    let lines = format!("{}, {}", line("screened head", 8e6, 1e6), together(8e6, 6e6));
+    let found = levers(1, &model.sha256, &lines).expect("a report");
+    let reduction = Some(found.reduction_of(&model).expect("of this model"));
+    let report = assess(Inputs { reduction: reduction.clone(), ..inputs(&config) });
+    assert_eq!(report.measured_reduction, reduction);
+    let shown = "45–55 % projected; 25 % measured (from 8.000 to 6.000 MB counted, exact levers \
+                 together, 240 positions).";
+    assert!(report.to_markdown().contains(shown), "{}", report.to_markdown());
+    assert!(report.to_json().expect("JSON").contains("\"percent\": 25.0"));
+
+    let nothing = "{\"name\": \"exact levers together\", \"setting\": \"\", \
+                   \"state\": \"nothing\", \"reason\": \"no plan has any\"}";
+    let nothing = levers(1, &model.sha256, nothing).expect("a report");
+    let nothing = nothing.reduction_of(&model).expect("of this model");
+    assert_eq!((nothing.percent, nothing.of.contains("no plan has any")), (0.0, true));
+
+    let other = levers(1, &"cd".repeat(32), &lines).expect("a report").reduction_of(&model);
+    let said = other.expect_err("another model").to_string();
+    assert!(said.contains(&model.sha256) && said.contains("run `aios levers`"), "{said}");
+    let fault = |schema, lines: &str| levers(schema, &model.sha256, lines).expect_err("refused");
+    assert!(matches!(fault(2, &lines), LeversError::Schema(2)));
+    assert!(matches!(fault(1, &line("screened head", 8e6, 1e6)), LeversError::Line));
+    assert!(matches!(fault(1, &together(0.0, 0.0)), LeversError::Figures { .. }));
+    assert!(matches!(fault(1, "{}"), LeversError::Json(_)));
+}
+
+/// What `aios levers` writes can be read back.
+#[test]
+fn a_report_of_levers_is_read_by_the_names_that_it_is_written_with() {
+    use crate::levers::{Figures, Finding, Lever, Quality, TOGETHER};
+    let figures = |counted_bytes_per_token| Figures {
+        counted_bytes_per_token,
+        simulated_bytes_per_token: 1.0,
+        simulated_activation_bytes_per_token: 1.0,
+        disk_bytes_per_token: 0.0,
+        ms_per_token: 1.0,
+        samples: 1,
+    };
+    let config = smollm2();
+    let model = inputs(&config).model;
+    let quality = Quality::Identical { tokens: 5 };
+    let measured = Finding::Measured { off: figures(4e6), on: figures(1e6), quality };
+    let nothing = Finding::Nothing { reason: "none".to_owned() };
+    for (finding, percent) in [(measured, 75.0), (nothing, 0.0)] {
+        let lever = Lever { name: TOGETHER, setting: "all".to_owned(), finding };
+        let line = serde_json::to_string(&lever).expect("JSON");
+        let found = levers(crate::levers::SCHEMA, &model.sha256, &line).expect("a report");
+        assert_eq!(found.reduction_of(&model).expect("of this model").percent, percent);
+    }
 }
 
 /// The verdicts of a real model, if it is on this machine.

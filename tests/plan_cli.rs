@@ -1,5 +1,5 @@
-//! Plans that are not followed, as a person and a script see it (SPEC D4): the reason on stderr, the
-//! same answer, no failure.
+//! Plans that are not followed, as a person and a script see it (SPEC D4): the reason on stderr,
+//! the same answer, no failure.
 
 use std::fs;
 use std::path::{Path, PathBuf};

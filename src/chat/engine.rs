@@ -45,9 +45,9 @@ impl Conversation {
         Self { clock, ..self }
     }
 
-    /// Shows the session to `shelf` after the first answer: what the template and the system messages
-    /// make of its prompt's start. System messages count as the program's own, the same whoever
-    /// asks; what others say never reaches the shelf.
+    /// Shows the session to `shelf` after the first answer: what the template and the system
+    /// messages make of its prompt's start. System messages count as the program's own, the same
+    /// whoever asks; what others say never reaches the shelf.
     #[must_use]
     pub fn with_shelf(self, shelf: Arc<PrefixShelf>) -> Self {
         Self { shelf: Some(shelf), ..self }

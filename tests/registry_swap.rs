@@ -25,8 +25,9 @@ const SESSION: SessionOptions = SessionOptions { context: Some(256), threads: So
 
 fn main() {
     aios_engine::template::run_child_if_asked();
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("conversations_share_what_they_begin_with", conversations_share),
+        ("people_share_nothing_of_what_they_say", people_share_nothing),
         ("a_session_goes_on_while_its_model_is_swapped", a_session_goes_on),
         ("no_request_is_dropped_by_swaps_under_load", no_request_is_dropped),
     ];
@@ -91,19 +92,26 @@ fn undisturbed(registry: &Registry) -> BTreeMap<String, String> {
     answers
 }
 
+/// How many tokens of the prompt of a new conversation were there already, and how many it has.
+fn begin(registry: &Registry, messages: &[Message]) -> (String, u64, u64) {
+    let lease = registry.acquire_named("a").unwrap();
+    let options = SessionOptions { context: Some(640), ..SESSION };
+    let mut session = lease.open(&options).unwrap();
+    let never = AtomicBool::new(false);
+    let answer = session.respond(messages, &settings(6), &never, &mut |_| Ok(())).unwrap();
+    session.forget();
+    (answer.text, answer.stats.reused_tokens, answer.stats.prompt_tokens)
+}
+
 /// Instructions that every conversation begins with are read by the first two, and then no more.
 fn conversations_share() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (registry(folder.path()), registry(folder.path()));
     let instructions = "You tell stories about the sea. ".repeat(4);
     let ask = |registry: &Registry, question: &str| {
-        let lease = registry.acquire_named("a").unwrap();
-        let mut session = lease.open(&SESSION).unwrap();
-        let messages =
-            [Message::new(Role::System, &*instructions), Message::new(Role::User, question)];
-        let never = AtomicBool::new(false);
-        let answer = session.respond(&messages, &settings(6), &never, &mut |_| Ok(())).unwrap();
-        (answer.text, answer.stats.reused_tokens)
+        let system = Message::new(Role::System, &*instructions);
+        let (answer, reused, _) = begin(registry, &[system, Message::new(Role::User, question)]);
+        (answer, reused)
     };
     let questions = ["Who sails?", "What is below?", "Where does it end?", "Who sails?"];
     let reused: Vec<u64> = questions.map(|question| ask(&one, question).1).to_vec();
@@ -111,6 +119,21 @@ fn conversations_share() {
     assert!(reused[2] >= 64 && reused[3] == reused[2], "{reused:?}");
     // The third answer is what the first of another registry is.
     assert_eq!(ask(&one, questions[2]).0, ask(&other, questions[2]).0);
+    // Who asks the same at length has no more in common than who asks something else.
+    let long = "Who sails on the sea at night, and why? ".repeat(6);
+    let again: Vec<u64> = (0..3).map(|_| ask(&one, &long).1).collect();
+    assert_eq!(again, [reused[2]; 3]);
+}
+
+/// Without instructions two people have nothing in common, whatever they say.
+fn people_share_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path());
+    let said = [Message::new(Role::User, "My name is a secret of mine. ".repeat(12))];
+    for _ in 0..4 {
+        let (_, reused, tokens) = begin(&registry, &said);
+        assert!(reused == 0 && tokens >= 128, "{reused} of {tokens}");
+    }
 }
 
 fn a_session_goes_on() {

@@ -68,13 +68,14 @@ impl Session {
     }
 }
 
-/// What the sessions of a model have turned out to begin with.
+/// What the sessions of a model have turned out to begin with, of what is the same for all of them
+/// whoever asks: nothing else that is said ever comes here.
 #[derive(Debug, Default)]
 pub struct PrefixShelf(Mutex<Shelf>);
 
 #[derive(Debug, Default)]
 struct Shelf {
-    /// The sequence of the session that was shown last.
+    /// What the session that was shown last had in common with all.
     last: Vec<u32>,
     prefix: Option<Arc<Prefix>>,
 }
@@ -85,21 +86,24 @@ impl PrefixShelf {
         self.lock().prefix.clone()
     }
 
-    /// Is shown a session that has read its first prompt. What it has in common with the one
-    /// before it, in whole pages, is kept for those that follow.
-    pub fn show(&self, session: &Session) {
+    /// Is shown a session that has read its first prompt, whose first `common` tokens hold nothing
+    /// of who asked it. What they have in common with those of the session before, in whole pages,
+    /// is kept for those that follow.
+    pub fn show(&self, session: &Session, common: usize) {
         let mut shelf = self.lock();
-        let tokens = session.sequence();
-        let common = shelf.last.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let tokens = &session.sequence()[..common.min(session.sequence().len())];
+        let again = shelf.last.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         shelf.last = tokens.to_vec();
         let known = shelf.prefix.as_ref().is_some_and(|prefix| {
-            // The same beginning, or a longer one that still holds.
-            tokens.starts_with(&prefix.tokens) && prefix.tokens.len() >= common / 64 * 64
+            // The same beginning, or a longer one that still holds, and of use to such a session.
+            tokens.starts_with(&prefix.tokens)
+                && prefix.tokens.len() >= again / 64 * 64
+                && session.executor().is_served_by(&prefix.positions)
         });
         if known {
             return;
         }
-        match session.prefix(common) {
+        match session.prefix(again) {
             Ok(Some(prefix)) => shelf.prefix = Some(Arc::new(prefix)),
             Ok(None) => {}
             Err(error) => tracing::warn!("no prefix is shared: {error}"),

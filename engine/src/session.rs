@@ -171,10 +171,13 @@ impl Session {
         self.tokens.truncate(self.executor.len());
     }
 
-    /// Forgets the sequence.
+    /// Forgets the sequence, and what drafters know of it.
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.executor.truncate(0);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.restart(&[]);
+        }
     }
 
     /// Starts an answer to `prompt`. What `prompt` has in common with the sequence in the cache,

@@ -134,15 +134,26 @@ fn a_prefix_without_digests_is_read_again_where_they_are_wanted() {
     assert_eq!(reused, 0);
 }
 
+/// Shows `shelf` a session that was asked a prompt with so many tokens in common with others, of
+/// which `all` are the same for all; returns how many the shelf has then.
+fn show(
+    shelf: &PrefixShelf,
+    session: &mut Session,
+    (common, own): (u32, u32),
+    all: usize,
+) -> Option<usize> {
+    ask(session, &prompt(common, own));
+    shelf.show(session, all);
+    shelf.prefix().map(|prefix| prefix.tokens().len())
+}
+
 #[test]
 fn a_shelf_keeps_what_two_in_a_row_have_in_common() {
     let model = load(MODELS[0]);
     let shelf = PrefixShelf::default();
     let show = |common, own| {
         let mut session = Session::new(Arc::clone(&model), options()).expect("a session");
-        ask(&mut session, &prompt(common, own));
-        shelf.show(&session);
-        shelf.prefix().map(|prefix| prefix.tokens().len())
+        show(&shelf, &mut session, (common, own), usize::MAX)
     };
     assert_eq!(show(150, 1), None, "nothing to compare with");
     assert_eq!(show(150, 2), Some(128));
@@ -151,4 +162,57 @@ fn a_shelf_keeps_what_two_in_a_row_have_in_common() {
     assert_eq!(show(200, 5), Some(64));
     assert_eq!(show(200, 6), Some(192));
     assert_eq!(show(10, 7), Some(192), "nothing whole is in common: what was goes on");
+}
+
+/// Two who say the same share nothing of it.
+#[test]
+fn a_shelf_never_learns_more_than_what_is_the_same_for_all() {
+    let model = load(MODELS[0]);
+    let shelf = PrefixShelf::default();
+    let show = |all| {
+        let mut session = Session::new(Arc::clone(&model), options()).expect("a session");
+        show(&shelf, &mut session, (200, 1), all)
+    };
+    for _ in 0..3 {
+        assert_eq!(show(0), None);
+        assert_eq!(show(63), None);
+    }
+    for _ in 0..3 {
+        assert_eq!(show(127), Some(64));
+    }
+    let known = shelf.prefix().expect("a prefix");
+    assert_eq!(known.tokens(), &prompt(200, 1)[..64]);
+}
+
+/// A prefix of another context, or one whose states nobody digested, is of no use to sessions of
+/// today.
+#[test]
+fn a_shelf_replaces_what_sessions_cannot_begin_with() {
+    let model = load(MODELS[0]);
+    let shelf = PrefixShelf::default();
+    let longer = ExecutorOptions { context: 320, ..options() };
+    let show = |options: &ExecutorOptions, traced, own| {
+        let mut session = Session::new(Arc::clone(&model), options.clone()).expect("a session");
+        session.trace_states(traced);
+        show(&shelf, &mut session, (150, own), 150)
+    };
+    let begun = |options: &ExecutorOptions, traced| {
+        let prefix = shelf.prefix().expect("a prefix");
+        let session = Session::beginning_with(Arc::clone(&model), options.clone(), &prefix);
+        let mut session = session.expect("a session");
+        session.trace_states(traced);
+        session.sequence().len()
+    };
+    show(&options(), false, 1);
+    assert_eq!(show(&options(), false, 2), Some(128));
+    assert_eq!([begun(&options(), false), begun(&longer, false)], [128, 0]);
+    show(&longer, false, 3);
+    assert_eq!([begun(&options(), false), begun(&longer, false)], [0, 128]);
+    assert_eq!(begun(&longer, true), 0, "its states are not known");
+    show(&longer, true, 4);
+    assert_eq!([begun(&longer, false), begun(&longer, true)], [128, 128]);
+    // One with digests serves those as well that have no use for them.
+    let before = shelf.prefix().expect("a prefix");
+    show(&longer, false, 5);
+    assert!(Arc::ptr_eq(&before, &shelf.prefix().expect("a prefix")));
 }

@@ -19,6 +19,7 @@ mod pointers;
 mod prefix;
 mod resident;
 mod ring;
+mod sealed;
 mod speed;
 mod store;
 mod table;

@@ -1,21 +1,60 @@
 //! Anonymous memory in whole pages: for hot blocks, for the buffers that the disk fills, and for
 //! the KV cache.
 
+use crate::sealed::SealedFile;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 use rustix::param::page_size;
-use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes that the start and the length of a read from disk are multiples of.
 pub(crate) const PAGE: usize = 4096;
+
+/// The mappings that may be laid over memory in this process. Each splits a mapping in up to three,
+/// and the system has a most of these for a process, often 65530, beyond which it gives nothing.
+pub(crate) static LAYERS: Layers = Layers::new(16_384);
+
+/// How many mappings are laid over memory, and the most that there may be.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    laid: AtomicUsize,
+    most: usize,
+}
+
+impl Layers {
+    /// None yet, of at most so many.
+    pub(crate) const fn new(most: usize) -> Self {
+        Self { laid: AtomicUsize::new(0), most }
+    }
+
+    /// The right to lay one; `None` if there are as many as there may be.
+    pub(crate) fn take(&'static self) -> Option<Layer> {
+        let more = |laid| (laid < self.most).then_some(laid + 1);
+        let taken = self.laid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then_some(Layer(self))
+    }
+}
+
+/// One of the mappings that may be laid, given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Layer(&'static Layers);
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        self.0.laid.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Zeroed memory that starts at a page and is a whole number of pages.
 #[derive(Debug)]
 pub(crate) struct Pages {
     start: NonNull<u8>,
+    /// 0 once the memory is lost.
     len: usize,
+    /// What is laid over it.
+    layers: Vec<Layer>,
 }
 
 // SAFETY: the memory belongs to this value alone and is reached through it as a `Box<[u8]>` is.
@@ -34,7 +73,7 @@ impl Pages {
         // SAFETY: a new private mapping at an address of the kernel's choice touches nothing else.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, flags) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, layers: Vec::new() })
     }
 
     /// Asks for huge pages; to be done before the memory is touched.
@@ -55,28 +94,41 @@ impl Pages {
     /// system. They are the file's until they are written, and then this value's own.
     ///
     /// # Errors
-    /// The operating system's; what is at `range` is then lost, and this value must not be read.
+    /// The operating system's; this value is then empty.
     ///
     /// # Panics
-    /// If the range is not within this memory, or one of them is not of whole pages.
+    /// If the range is not within this memory, or what is to be laid there not within the file, or
+    /// one of them is not of whole pages.
     pub(crate) fn lay_over(
         &mut self,
         range: Range<usize>,
-        file: &File,
-        offset: usize,
+        (file, offset): (&SealedFile, usize),
+        layer: Layer,
     ) -> io::Result<()> {
         let page = page_size();
         assert!(range.start < range.end && range.end <= self.len);
         assert!([range.start, range.end, offset].iter().all(|at| at.is_multiple_of(page)));
+        assert!(offset <= file.len() && range.len() <= file.len() - offset);
         let (access, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED);
         // SAFETY: the range is within this value's own mapping, which nothing borrows from while
-        // `self` is borrowed mutably.
-        unsafe {
+        // `self` is borrowed mutably. The file is sealed, so that its bytes stay what they are and
+        // none of them goes away.
+        let laid = unsafe {
             let start = self.start.as_ptr().add(range.start).cast();
-            mmap(start, range.len(), access, flags, file, offset as u64)?;
-        }
+            mmap(start, range.len(), access, flags, file.file(), offset as u64)
+        };
+        self.layers.push(layer);
+        laid.map(drop).inspect_err(|_| self.lose())?;
         Ok(())
+    }
+
+    /// Lets go of the memory without giving it back: the system may have taken some of it away,
+    /// where another thread may have memory of its own by now, and there is no telling.
+    fn lose(&mut self) {
+        (self.start, self.len) = (NonNull::dangling(), 0);
+        // What was laid before is still mapped.
+        std::mem::forget(std::mem::take(&mut self.layers));
     }
 
     /// Keeps the memory from being swapped out; it becomes resident with this.
@@ -95,7 +147,7 @@ impl Deref for Pages {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: the mapping has `len` bytes, zeroed or written since, and lives as long as
-        // `self`; writing needs `&mut self`.
+        // `self`; writing needs `&mut self`. If it is lost, `len` is 0, for which any start does.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -109,6 +161,9 @@ impl DerefMut for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        if self.len == 0 {
+            return;
+        }
         // SAFETY: the mapping was made by `new` and nothing borrows from it any more. An error
         // could only mean that the range is wrong, and then there is nothing to be done.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
@@ -128,6 +183,29 @@ mod tests {
         let there = std::thread::spawn(move || pages[PAGE]).join().expect("no panic");
         assert_eq!(there, 7);
         assert_eq!(Pages::new(0).expect("memory").len(), PAGE);
+    }
+
+    #[test]
+    fn memory_that_is_lost_is_empty_and_not_given_back() {
+        let mut pages = Pages::new(PAGE).expect("memory");
+        pages[7] = 9;
+        let (start, len) = (pages.start, pages.len);
+        pages.lose();
+        assert!(pages.is_empty());
+        drop(pages);
+        // SAFETY: the mapping was not given back, and this is the only way to it by now.
+        let still = unsafe { std::slice::from_raw_parts(start.as_ptr(), len) };
+        assert_eq!((still[7], still.len()), (9, PAGE));
+    }
+
+    #[test]
+    fn layers_are_counted() {
+        static TWO: Layers = Layers::new(2);
+        let (one, two) = (TWO.take(), TWO.take());
+        assert!(one.is_some() && two.is_some() && TWO.take().is_none());
+        drop(one);
+        let again = TWO.take();
+        assert!(again.is_some() && TWO.take().is_none());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! its own from then on.
 
 use crate::memory::KvArena;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use crate::pages::{LAYERS, Layers};
+use crate::sealed::SealedFile;
 use rustix::param::page_size;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 /// Ranges of every layer's keys and values, and their bytes.
 #[derive(Debug)]
 pub struct SharedPages {
-    file: File,
+    file: SealedFile,
     /// Those of the arena that they come from; others must have the same.
     shape: (usize, [usize; 2]),
     /// Which bytes of a layer's keys and of its values.
@@ -24,26 +24,24 @@ impl SharedPages {
     /// Copies `ranges` of every layer's keys and of its values.
     ///
     /// # Errors
-    /// The operating system's, such as that there is no memory.
+    /// The operating system's, such as that there is no memory, or that files of this process may
+    /// not be so long.
     ///
     /// # Panics
     /// If the arena does not have them.
     pub fn copy(arena: &KvArena, ranges: [Vec<Range<usize>>; 2]) -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = File::from(memfd_create("aios prefix", flags)?);
         let shape = arena.shape();
-        for side in 0..shape.0 * 2 {
-            let memory = arena.layer(side / 2)[side % 2];
-            for range in &ranges[side % 2] {
-                let at = offset(shape, side) + range.start;
-                file.write_all_at(&memory[range.clone()], at as u64)?;
-            }
-        }
         // Whole pages can then be mapped to the end of the last one.
-        file.set_len(offset(shape, shape.0 * 2) as u64)?;
-        // Nobody can change it any more, so that mappings of it are memory like any other.
-        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&file, seals)?;
+        let file = SealedFile::new(offset(shape, shape.0 * 2), |file| {
+            for side in 0..shape.0 * 2 {
+                let memory = arena.layer(side / 2)[side % 2];
+                for range in &ranges[side % 2] {
+                    let at = offset(shape, side) + range.start;
+                    file.write_all_at(&memory[range.clone()], at as u64)?;
+                }
+            }
+            Ok(())
+        })?;
         Ok(Self { file, shape, ranges })
     }
 
@@ -53,7 +51,8 @@ impl SharedPages {
     }
 
     /// Gives them to `arena`: whole pages of the system are laid over its memory, what is left at
-    /// the ends of ranges is copied.
+    /// the ends of ranges is copied. So is all of it once the process has as many such mappings as
+    /// it should.
     ///
     /// # Errors
     /// The operating system's; the arena must not be used then.
@@ -61,22 +60,28 @@ impl SharedPages {
     /// # Panics
     /// If they do not [`fit`](Self::fit).
     pub fn give(&self, arena: &mut KvArena) -> io::Result<()> {
+        self.give_within(arena, &LAYERS)
+    }
+
+    fn give_within(&self, arena: &mut KvArena, layers: &'static Layers) -> io::Result<()> {
         assert!(self.fit(arena));
         let page = page_size();
         for (side, memory) in arena.pages_mut().enumerate() {
             let base = offset(self.shape, side);
             for range in &self.ranges[side % 2] {
                 let whole = range.start.next_multiple_of(page)..range.end / page * page;
-                let rest = match whole.is_empty() {
-                    true => [range.clone(), 0..0],
-                    false => [range.start..whole.start, whole.end..range.end],
+                let layer = if whole.is_empty() { None } else { layers.take() };
+                let rest = match layer {
+                    None => [range.clone(), 0..0],
+                    Some(_) => [range.start..whole.start, whole.end..range.end],
                 };
                 for rest in rest {
-                    let at = (base + rest.start) as u64;
-                    self.file.read_exact_at(&mut memory[rest], at)?;
+                    let at = base + rest.start;
+                    self.file.read(&mut memory[rest], at)?;
                 }
-                if !whole.is_empty() {
-                    memory.lay_over(whole.clone(), &self.file, base + whole.start)?;
+                if let Some(layer) = layer {
+                    let from = (&self.file, base + whole.start);
+                    memory.lay_over(whole, from, layer)?;
                 }
             }
         }
@@ -119,6 +124,7 @@ mod tests {
 
     #[test]
     fn what_is_given_is_there_and_what_is_written_stays_with_the_writer() {
+        static NINE: Layers = Layers::new(9);
         let bytes = [70_000, 50_001];
         let ranges = [vec![0..9000, 16_384..40_000], vec![5..30, 4000..8193, 49_000..50_001]];
         let donor = filled(bytes);
@@ -126,10 +132,12 @@ mod tests {
         drop(donor);
         let mut arenas: Vec<KvArena> =
             (0..3).map(|_| KvArena::new(2, bytes[0], bytes[1]).expect("memory")).collect();
+        // An arena has six whole ranges: of the second half is copied, of the third all.
         for arena in &mut arenas {
             assert!(shared.fit(arena));
-            shared.give(arena).expect("given");
+            shared.give_within(arena, &NINE).expect("given");
         }
+        assert!(NINE.take().is_none());
         // One writes everywhere, to no effect for the others.
         for layer in 0..2 {
             arenas[0].layer_mut(layer).into_iter().for_each(|memory| memory.fill(0));
@@ -149,15 +157,15 @@ mod tests {
         // What is shared outlives neither file nor arenas that had it.
         drop(shared);
         assert_eq!(arenas[1].layer(1)[0][100], expected(1, 0, 100));
+        drop(arenas);
+        assert!(NINE.take().is_some(), "mappings are given back");
     }
 
     #[test]
-    fn memory_is_shared_and_sealed() {
+    fn memory_is_shared() {
         let bytes = [1 << 20, 1 << 20];
         let whole = std::iter::once(0..1 << 20).collect();
         let shared = SharedPages::copy(&filled(bytes), [whole, vec![]]).expect("memory");
-        assert!(shared.file.write_all_at(b"x", 0).is_err());
-        assert!(shared.file.set_len(0).is_err());
         assert!(!shared.fit(&KvArena::new(2, 1 << 20, 9).expect("memory")));
         assert!(!shared.fit(&KvArena::new(1, 1 << 20, 1 << 20).expect("memory")));
         // Reading what was given makes no pages of the arena's own: they are the file's.

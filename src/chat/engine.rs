@@ -14,7 +14,7 @@ use anyhow::Context;
 use jiff::civil::DateTime;
 use serde_json::json;
 
-use super::{Answer, ChatError, Message, Responder, Settings};
+use super::{Answer, ChatError, Message, Responder, Role, Settings};
 use crate::provenance::{Outcome, Prompt, Recorder};
 use crate::stats::{SpecDecode, Stats, StopReason, megabytes_per_token};
 
@@ -45,7 +45,9 @@ impl Conversation {
         Self { clock, ..self }
     }
 
-    /// Shows the session to `shelf` after the first answer.
+    /// Shows the session to `shelf` after the first answer: what the template and the system
+    /// messages make of its prompt's start. System messages count as the program's own, the same
+    /// whoever asks; what others say never reaches the shelf.
     #[must_use]
     pub fn with_shelf(self, shelf: Arc<PrefixShelf>) -> Self {
         Self { shelf: Some(shelf), ..self }
@@ -105,6 +107,24 @@ pub fn render(
     Ok(Prompt::new(ids, &rendered.text, Some(now), since))
 }
 
+/// The first tokens of every conversation that begins with the system messages of this one: what it
+/// has in common with itself if something else is said. Nothing of what was said is in them.
+fn before_talk(
+    model: &Model,
+    template: &Template,
+    messages: &[Message],
+    now: DateTime,
+) -> anyhow::Result<Vec<u32>> {
+    let system = messages.iter().take_while(|message| message.role == Role::System);
+    let saying = |what: &str| -> anyhow::Result<Vec<u32>> {
+        let said = system.clone().cloned().chain([Message::new(Role::User, what)]);
+        Ok(render(model, template, &said.collect::<Vec<_>>(), now)?.ids)
+    };
+    let (mut one, other) = (saying("a")?, saying("0")?);
+    one.truncate(one.iter().zip(&other).take_while(|(a, b)| a == b).count());
+    Ok(one)
+}
+
 /// Puts BOS in front if the file asks for it and the template has not done so.
 pub fn framed(tokenizer: &Tokenizer, ids: Vec<u32>) -> Vec<u32> {
     match tokenizer.bos().filter(|_| tokenizer.add_bos()) {
@@ -127,7 +147,13 @@ impl Responder for Conversation {
         let recorder = self.recorder.as_mut();
         let answer = generate(&mut self.session, &prompt, settings, cancel, emit, recorder)?;
         if let Some(shelf) = self.shelf.take() {
-            shelf.show(&self.session);
+            match before_talk(self.session.executor().model(), &self.template, messages, now) {
+                Ok(before) if prompt.ids.starts_with(&before) => {
+                    shelf.show(&self.session, before.len());
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("no prefix is shared: {error:#}"),
+            }
         }
         Ok(answer)
     }

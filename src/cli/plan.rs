@@ -3,17 +3,17 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use aios_engine::Model;
+use aios_engine::{Model, PartMode, PlanModes};
 use aios_kernels::Isa;
-use aios_residency::plan::{Hardware, read_manifest};
+use aios_residency::plan::{Hardware, Plan, read_manifest};
 use aios_validation::profile::{markdown, svg};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::{ModelArgs, Usage, model_file};
+use super::{Terminal, Usage, model_file};
 use crate::doctor::Report;
 use crate::interrupt::Interrupt;
-use crate::models::cache_folder;
+use crate::models::{DEFAULT_MODEL, Observer, cache_folder};
 
 /// Show the plan of a model.
 #[derive(Args, Debug)]
@@ -33,11 +33,17 @@ enum PlanCommand {
 Examples:
   aios plan show -m model.gguf
   aios plan show -m model.gguf --out pictures
-  aios plan show --plan folder --json")]
+  aios plan show --plan folder --json
+  aios plan show --plan folder -m model.gguf
+
+Where a run of the model refuses the plan, stderr says so and why.")]
 struct ShowArgs {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// The plan in this folder, instead of the model's own.
+    /// A GGUF file, or the name of a catalogue model, which is fetched if it is not there [default:
+    /// smollm2-135m-instruct, unless --plan names a folder].
+    #[arg(short, long, value_name = "FILE|NAME")]
+    model: Option<String>,
+    /// The plan in this folder, instead of the model's own; with --model it is said whether a run
+    /// of that model refuses it.
     #[arg(long, value_name = "FOLDER")]
     plan: Option<PathBuf>,
     /// Write plan.md and plan.svg into this folder, instead of Markdown to stdout.
@@ -51,16 +57,23 @@ struct ShowArgs {
 /// Runs `aios plan`.
 pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let PlanCommand::Show(args) = &args.command;
-    let folder = match &args.plan {
-        Some(folder) => folder.clone(),
-        None => {
+    let (model, folder) = match &args.plan {
+        Some(folder) if args.model.is_none() => (None, folder.clone()),
+        folder => {
             let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
-            let path = model_file(&args.model.model, &interrupt)?;
-            plan_folder(&*Model::load(&path)?)?
+            let name = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
+            let model = Model::load(&model_file(name, &interrupt)?)?;
+            let folder = folder.clone().map_or_else(|| plan_folder(&model), Ok)?;
+            (Some(model), folder)
         }
     };
     let manifest =
         read_manifest(&folder).context("no plan to show; `aios profile -m MODEL` makes one")?;
+    if let Some(Err(reason)) = model.map(|model| followed(&model, &folder)) {
+        Terminal::new().notice(&format!(
+            "a run refuses this plan: {reason:#}; `aios profile` makes a new one"
+        ));
+    }
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &manifest).map_err(io::Error::from)?;
@@ -77,6 +90,19 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         writeln!(out, "{}", path.display())?;
     }
+    Ok(())
+}
+
+/// Has `model` follow the plan in `folder` as a run does that is not told otherwise.
+///
+/// # Errors
+/// Why a run refuses the plan.
+fn followed(model: &Model, folder: &Path) -> anyhow::Result<()> {
+    let (_, stamp) = model.identity().context("the model's files")?;
+    let plan = Plan::open(folder, &stamp, &hardware())?;
+    let auto = PartMode::Auto;
+    let modes = PlanModes { screen: auto, zeros: auto, threshold: auto, keep: auto, budget: true };
+    model.follow(plan, &modes)?;
     Ok(())
 }
 

@@ -174,7 +174,7 @@ pub struct LocalModel {
     /// The chat template that its entry names.
     chosen: Option<Format>,
     digests: Option<PathBuf>,
-    /// What its conversations begin with.
+    /// What its conversations begin with, whoever has them.
     shelf: Arc<PrefixShelf>,
 }
 
@@ -214,7 +214,8 @@ impl LocalModel {
         set_up
     }
 
-    /// A session, which begins with what conversations before it have had in common.
+    /// A session, which begins with what conversations before it have had in common of what the
+    /// template and the system messages make.
     ///
     /// # Errors
     /// Those of [`Session::new`].

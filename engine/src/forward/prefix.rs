@@ -85,6 +85,12 @@ impl Executor {
         self.options().kv_tiers == KvTiering::Off && positions.computed.is_as(&Computed::of(self))
     }
 
+    /// Whether another executor like this one can begin with these, and digests states from there
+    /// if this one does.
+    pub(crate) fn is_served_by(&self, positions: &Positions) -> bool {
+        self.can_begin_with(positions) && (self.trace.is_none() || positions.chain.is_some())
+    }
+
     /// Begins with these positions; where their states were digested, it goes on digesting.
     ///
     /// # Errors

@@ -232,9 +232,9 @@ impl Chosen {
     /// too many rows.
     fn find(&mut self, compute: &Rows<'_>, asked: Asked<'_>, k: usize) -> bool {
         let Asked { query, bounds: Bounds { upper, peaks, refined } } = asked;
+        self.make_room(upper.len(), k);
         self.seed(peaks, k);
         self.compute_from(compute, 0);
-        self.best.clear();
         self.best.extend(self.ids.iter().copied().zip(self.logits.iter().copied()));
         // No row below the k-th best of these can be among the k best of all.
         let descending = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1);
@@ -268,12 +268,27 @@ impl Chosen {
         true
     }
 
+    /// Empties the lists and makes room for as many rows as there may ever be, so that no later
+    /// position asks for memory.
+    fn make_room(&mut self, rows: usize, k: usize) {
+        let seeds = k + SEEDS;
+        let most = seeds.max(rows / MOST) + PANEL_ROWS;
+        let Self { seeds: first, ids, logits, best } = self;
+        first.clear();
+        first.reserve(2 * seeds + PANEL_ROWS);
+        ids.clear();
+        ids.reserve(most);
+        logits.clear();
+        logits.reserve(most);
+        best.clear();
+        best.reserve(most);
+    }
+
     /// Takes the row with the highest score of each of the panels with the highest ones.
     fn seed(&mut self, peaks: &[Peak], k: usize) {
         let wanted = (k + SEEDS).min(peaks.len());
         let highest = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0);
         let seeds = &mut self.seeds;
-        seeds.clear();
         let mut bar = f32::NEG_INFINITY;
         for peak in peaks {
             if peak.score < bar {
@@ -290,7 +305,6 @@ impl Chosen {
             seeds.select_nth_unstable_by(wanted - 1, highest);
             seeds.truncate(wanted);
         }
-        self.ids.clear();
         self.ids.extend(seeds.iter().map(|(_, row)| *row));
     }
 

@@ -182,6 +182,8 @@ impl GateFirst<'_> {
         activate(isa, &pool, function, None, len, gate);
         let Zeroing { ids, found, stats, .. } = zeroing;
         collect(gate, ids);
+        // For as many as there may ever be, so that no later token asks for memory.
+        found.reserve(len.saturating_sub(found.len()));
         let scales = scale_block(of_up.tensor.dtype);
         let input = context.quants.quantized((isa, &pool, false), normed, d, &[scales]);
         let largest = input.q32.or(input.q256).map_or(f32::NAN, |rows| rows.largest_scale());

@@ -138,6 +138,9 @@ impl Drafter for DraftModel {
 
     fn restart(&mut self, history: &[u32]) {
         self.text_len = history.len();
+        if history.is_empty() {
+            self.executor();
+        }
     }
 
     fn push(&mut self, _token: u32) {

@@ -2,6 +2,7 @@
 //! made from and measured; its tables are mapped. What a table means is the caller's business; this
 //! module makes sure that a plan is whole, unchanged, and of this model and machine.
 
+mod check;
 mod manifest;
 mod table;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub use manifest::{
 pub use table::{NUMBERS, Table, TableKind, TableWriter};
 
 use crate::mapping::MapError;
+use check::check;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,8 @@ const MANIFEST: &str = "manifest.json";
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// The farthest that weights are asked for ahead of their use, in bytes.
 pub const AHEAD_MOST: usize = 1 << 16;
+/// The most positions of a pass whose head is ever screened.
+pub const POSITIONS_MOST: usize = 8;
 
 /// Why a plan cannot be used or written.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +80,29 @@ pub enum PlanError {
         what: String,
     },
     /// It could not be written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), remedy(source))]
     Write {
         /// The file.
         path: PathBuf,
         /// The operating system's error.
         source: io::Error,
     },
+}
+
+/// What helps where a plan cannot be written.
+fn remedy(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{
+        FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            "; make room there, or have the plan written to a folder on another disk with --out"
+        }
+        PermissionDenied | ReadOnlyFilesystem => {
+            "; have the plan written to a folder of yours with --out"
+        }
+        _ => "",
+    }
 }
 
 /// A plan, its tables mapped.
@@ -160,24 +180,6 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, PlanError> {
     }
 }
 
-/// Checks what the types cannot say.
-fn check(manifest: &Manifest) -> Result<(), &'static str> {
-    if manifest.prefetch.is_some_and(|prefetch| prefetch.ahead > AHEAD_MOST) {
-        return Err("weights are not asked for so far ahead of their use");
-    }
-    let ffn = manifest.ffn.as_ref();
-    if ffn.is_some_and(|ffn| ffn.down_of_ten.max(ffn.up_of_ten) > 10) {
-        return Err("more than ten tenths of the neurons are a limit");
-    }
-    let Some(threshold) = &manifest.threshold else { return Ok(()) };
-    let Some(chosen) = threshold.chosen else { return Ok(()) };
-    let point = threshold.tried.get(chosen).ok_or("the threshold in force was not tried")?;
-    match point.is_within(manifest.quality) {
-        true => Ok(()),
-        false => Err("its thresholds cost more than its quality allows"),
-    }
-}
-
 /// Gives `folder`, in which the tables are, its manifest; files of the tables before it are
 /// removed.
 ///
@@ -205,7 +207,8 @@ pub fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), PlanErro
         return Err(write(source));
     }
     for entry in old {
-        let own = Path::new(&entry.file).components().count() == 1;
+        // What the manifest says is a table may be any file; only tables have such names.
+        let own = table::has_own_name(&entry);
         if own && manifest.tables.iter().all(|table| table.file != entry.file) {
             // A table that stays takes room, and nothing else.
             let _ = fs::remove_file(folder.join(entry.file));

@@ -222,3 +222,12 @@ impl Drop for TableWriter {
 fn file_name(kind: TableKind, sha256: &str) -> String {
     format!("{}-{}.table", kind.name(), sha256.get(..16).unwrap_or_default())
 }
+
+/// Whether the file of `entry` has the name that a table of its kind and digest is given.
+pub(super) fn has_own_name(entry: &TableEntry) -> bool {
+    let digits = entry.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let kind = TableKind::ALL.into_iter().find(|kind| kind.name() == entry.kind);
+    digits
+        && entry.sha256.len() == 64
+        && kind.is_some_and(|kind| entry.file == file_name(kind, &entry.sha256))
+}

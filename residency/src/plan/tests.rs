@@ -104,19 +104,22 @@ fn every_damage_to_a_table_is_noticed() {
     assert!(refused());
 }
 
+/// What is said of a plan whose manifest is `text`.
+fn say(folder: &Path, text: &[u8]) -> String {
+    fs::write(folder.join(MANIFEST), text).expect("written");
+    match Plan::open(folder, &STAMP, &hardware()) {
+        Ok(_) => "accepted".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
 #[test]
 fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     write(folder.path(), 5);
     let path = folder.path().join(MANIFEST);
     let sound = fs::read_to_string(&path).expect("read");
-    let say = |text: &[u8]| {
-        fs::write(&path, text).expect("written");
-        match Plan::open(folder.path(), &STAMP, &hardware()) {
-            Ok(_) => "accepted".to_owned(),
-            Err(error) => error.to_string(),
-        }
-    };
+    let say = |text: &[u8]| say(folder.path(), text);
     let changed = |from: &str, to: &str| {
         assert!(sound.contains(from), "{from}");
         sound.replace(from, to).into_bytes()
@@ -153,6 +156,13 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         (changed("head_sketch\"", "foot_sketch\""), "kind"),
         (before_screen(&ffn(11)), "ten tenths"),
         (before_screen(&ffn(-1)), "-1"),
+        (changed("\"positions_most\": 2", "\"positions_most\": 0"), "so many positions"),
+        (changed("\"positions_most\": 2", "\"positions_most\": 9"), "so many positions"),
+        (changed("\"whole_ms\": 2.0", "\"whole_ms\": -2.0"), "below 0"),
+        (changed("\"whole_ms\": 2.0", "\"whole_ms\": 2e999"), "out of range"),
+        (changed("\"along\": 0.75", "\"along\": -0.75"), "below 0"),
+        (changed("\"fraction\": 0.45", "\"fraction\": -1e-9"), "below 0"),
+        (before_screen(&ffn(4).replace("0.5,", "-0.5,")), "below 0"),
         (changed("\"file\": \"", "\"file\": \"../"), "name"),
         (changed("\"file\": \"", "\"file\": \"/"), "name"),
         (changed("\"bytes\": 9096", "\"bytes\": 18446744073709551615"), "length"),
@@ -166,6 +176,79 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
     assert_eq!(say(sound.as_bytes()), "accepted");
 }
 
+/// Thresholds change results: a plan that says it is exact, or whose figures nobody can have
+/// measured, has none.
+#[test]
+fn thresholds_that_nobody_can_have_measured_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut manifest = write(folder.path(), 6);
+    let point = ThresholdPoint {
+        target: 0.1,
+        kl: 0.004,
+        kl_standard_error: 0.001,
+        perplexity_ratio: 1.004,
+        perplexity_ratio_standard_error: 0.001,
+    };
+    let mut said = |quality, chosen, point| {
+        manifest.quality = quality;
+        let (tried, positions, base_perplexity) = (vec![point], 99, 7.0);
+        manifest.threshold = Some(ThresholdReport { tried, chosen, positions, base_perplexity });
+        say(folder.path(), &serde_json::to_vec(&manifest).expect("JSON"))
+    };
+    let (balanced, first) = (Quality::Balanced, Some(0));
+    assert_eq!(said(balanced, first, point), "accepted");
+    assert_eq!(said(balanced, None, ThresholdPoint { kl: 9.0, ..point }), "accepted");
+    // A divergence of nothing may be rounded to a little less.
+    assert_eq!(said(balanced, first, ThresholdPoint { kl: -1e-12, ..point }), "accepted");
+    for (quality, chosen, point, wanted) in [
+        (Quality::Exact, None, point, "exact plan"),
+        (Quality::Exact, first, ThresholdPoint { kl: 0.0, ..point }, "exact plan"),
+        (Quality::Conservative, first, point, "more than its quality allows"),
+        (balanced, Some(1), point, "was not tried"),
+        (balanced, first, ThresholdPoint { kl: -0.004, ..point }, "below 0"),
+        (balanced, None, ThresholdPoint { kl: -0.004, ..point }, "below 0"),
+        (balanced, first, ThresholdPoint { kl: f64::NAN, ..point }, "null"),
+        (balanced, first, ThresholdPoint { perplexity_ratio: 0.0, ..point }, "below 0"),
+        (balanced, first, ThresholdPoint { perplexity_ratio: -1.0, ..point }, "below 0"),
+        (balanced, first, ThresholdPoint { target: -0.1, ..point }, "below 0"),
+        (balanced, first, ThresholdPoint { kl_standard_error: -1.0, ..point }, "below 0"),
+    ] {
+        let said = said(quality, chosen, point);
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    manifest.threshold = None;
+    manifest.quality = Quality::Exact;
+    manifest.tables[0].kind = "ffn_thresholds".to_owned();
+    let said = say(folder.path(), &serde_json::to_vec(&manifest).expect("JSON"));
+    assert!(said.contains("exact plan"), "{said}");
+}
+
+/// A manifest that came from elsewhere has no say about which files go.
+#[test]
+fn only_tables_make_way_for_a_new_plan() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut manifest = write(folder.path(), 7);
+    let old = folder.path().join(&manifest.tables[0].file);
+    let sound = manifest.tables[0].clone();
+    for (file, sha256) in [
+        ("notes.txt", &*sound.sha256),
+        ("head_sketch-0123456789abcdef.table", &*sound.sha256),
+        ("head_sketch-notes.table", "notes"),
+        ("head_sketch-.table", ""),
+    ] {
+        fs::write(folder.path().join(file), "mine").expect("written");
+        let (file, sha256) = (file.to_owned(), sha256.to_owned());
+        manifest.tables.push(TableEntry { file, sha256, ..sound.clone() });
+    }
+    let hostile = serde_json::to_vec(&manifest).expect("JSON");
+    fs::write(folder.path().join(MANIFEST), hostile).expect("written");
+    write(folder.path(), 8);
+    assert!(!old.exists(), "the table of the plan before");
+    for entry in &manifest.tables[1..] {
+        assert!(folder.path().join(&entry.file).exists(), "{}", entry.file);
+    }
+}
+
 #[test]
 fn a_writer_that_gives_up_leaves_nothing_and_a_full_disk_shows_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -175,6 +258,15 @@ fn a_writer_that_gives_up_leaves_nothing_and_a_full_disk_shows_at_once() {
     drop(writer);
     let full = TableWriter::create(folder.path(), TableKind::HeadSketch, 1 << 60);
     assert!(matches!(full, Err(PlanError::Write { .. })));
+    let path = folder.path().join(MANIFEST);
+    let said = |kind: io::ErrorKind| {
+        PlanError::Write { path: path.clone(), source: kind.into() }.to_string()
+    };
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+        assert!(said(kind).contains("make room") && said(kind).contains("--out"), "{kind:?}");
+    }
+    assert!(said(io::ErrorKind::PermissionDenied).contains("--out"));
+    assert!(!said(io::ErrorKind::Interrupted).contains("--out"));
     assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 0);
     let nowhere = TableWriter::create(Path::new("/proc/none"), TableKind::HeadSketch, 1);
     assert!(matches!(nowhere, Err(PlanError::Write { .. })));

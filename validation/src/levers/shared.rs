@@ -14,6 +14,9 @@ const NAME: &str = "shared prefix";
 /// The part of the prompt that is shared, in quarters, and the positions of a page.
 const SHARED_QUARTERS: usize = 3;
 const PAGE: usize = 64;
+/// What is said where nothing was shared, so that there is nothing to compare.
+const NOT_SHARED: &str = "a session did not begin with the prefix that it was given, so that \
+                          nothing was shared; the log (RUST_LOG=warn) says why";
 
 /// What sessions took for the prompt.
 #[derive(Default)]
@@ -38,7 +41,12 @@ impl Bench<'_, '_> {
         let mut donor = self.session(None)?;
         let mut sides = [Side::default(), Side::default()];
         self.answer(&mut donor, &prompt, &mut Side::default())?;
-        let prefix = donor.prefix(wanted)?.expect("whole pages, and a cache without tiers");
+        let prefix = match donor.prefix(wanted) {
+            Ok(Some(prefix)) if prefix.tokens().len() == wanted => prefix,
+            Ok(_) => return Ok(nothing(NAME, "the session had no such prefix to give")),
+            Err(error @ EngineError::Prefix(_)) => return Ok(nothing(NAME, error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
         drop(donor);
         for round in 0..=self.plan.rounds {
             if !(self.progress)(NAME, round as u64, self.plan.rounds as u64 + 1) {
@@ -48,6 +56,9 @@ impl Bench<'_, '_> {
                 let which = (round + turn) % 2;
                 let started = Instant::now();
                 let mut session = self.session((which == 1).then_some(&prefix))?;
+                if session.sequence().len() != which * wanted {
+                    return Ok(nothing(NAME, NOT_SHARED));
+                }
                 self.answer(&mut session, &prompt, &mut sides[which])?;
                 let ms = started.elapsed().as_secs_f64() * 1e3;
                 sides[which].times.push(ms / prompt.len() as f64);

@@ -6,12 +6,10 @@ use crate::bench::Statistics;
 use aios_contract::Role;
 use aios_engine::{EngineError, Executor, HeadScreen, Scores, ScreenStats, Want};
 use aios_residency::Phase;
-use aios_residency::plan::{Screened, Times};
+use aios_residency::plan::{POSITIONS_MOST, Screened, Times};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The most positions of a pass whose head is ever screened.
-pub const POSITIONS_MOST: usize = 8;
 /// Positions of the passes that are timed, beside one.
 const SEVERAL: [usize; 3] = [2, 4, 8];
 /// Timed passes of several positions.

@@ -26,8 +26,7 @@ use aios_residency::plan::{
 use std::path::Path;
 use std::sync::Arc;
 
-pub use aios_residency::plan::Quality;
-pub use measure::POSITIONS_MOST;
+pub use aios_residency::plan::{POSITIONS_MOST, Quality};
 pub(crate) use measure::ranked;
 pub use render::{markdown, svg};
 
@@ -72,7 +71,7 @@ impl ProfileOptions {
 
     /// Positions that the context must hold.
     pub fn context(&self) -> usize {
-        self.tokens.saturating_add(self.generate).max(measure::POSITIONS_MOST + 1)
+        self.tokens.saturating_add(self.generate).max(POSITIONS_MOST + 1)
     }
 }
 

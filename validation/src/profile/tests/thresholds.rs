@@ -110,7 +110,7 @@ fn a_plan_that_misses_its_budget_is_refused() {
     let spoilt: [(&str, Spoil); 4] = [
         ("cost more", |manifest, at| tried(manifest)[at].kl = 0.021),
         ("cost more", |manifest, at| tried(manifest)[at].perplexity_ratio = 1.03),
-        ("cost more", |manifest, _| manifest.quality = Quality::Exact),
+        ("no thresholds", |manifest, _| manifest.quality = Quality::Exact),
         ("not tried", |manifest, _| manifest.threshold.as_mut().unwrap().chosen = Some(99)),
     ];
     for (wanted, spoil) in spoilt {

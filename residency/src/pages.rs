@@ -119,7 +119,10 @@ impl Pages {
             mmap(start, range.len(), access, flags, file.file(), offset as u64)
         };
         self.layers.push(layer);
-        laid.map(drop).inspect_err(|_| self.lose())?;
+        if let Err(error) = laid {
+            self.lose();
+            return Err(error.into());
+        }
         Ok(())
     }
 

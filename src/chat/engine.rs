@@ -148,10 +148,11 @@ impl Responder for Conversation {
         let answer = generate(&mut self.session, &prompt, settings, cancel, emit, recorder)?;
         if let Some(shelf) = self.shelf.take() {
             match before_talk(self.session.executor().model(), &self.template, messages, now) {
-                Ok(before) if prompt.ids.starts_with(&before) => {
-                    shelf.show(&self.session, before.len());
+                Ok(before) => {
+                    // The last of them may be joined with what is said.
+                    let common = before.iter().zip(&prompt.ids).take_while(|(a, b)| a == b);
+                    shelf.show(&self.session, common.count());
                 }
-                Ok(_) => {}
                 Err(error) => tracing::warn!("no prefix is shared: {error:#}"),
             }
         }

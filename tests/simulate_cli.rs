@@ -80,12 +80,16 @@ fn reports_on_synthetic_weights_carry_the_stamp() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let shape = ["--shape", "smollm2-135m", "--quant", "Q4_0", "--layers", "1", "--vocab", "512"];
-    aios(&[&["synth"][..], &shape, &[model]].concat());
+    let larger = folder.path().join("larger.gguf");
+    let larger = larger.to_str().unwrap();
+    for (path, layers) in [(model, "1"), (larger, "2")] {
+        let shape = ["--shape", "smollm2-135m", "--quant", "Q4_0", "--vocab", "512"];
+        aios(&[&["synth"][..], &shape, &["--layers", layers, path]].concat());
+    }
     let simulate = ["simulate", "-m", model, "--cache", "server-32mb", "-n", "1"];
     let bench = ["bench", "-m", model, "-p", "0", "-n", "1", "-r", "1", "--no-bandwidth"];
     let lookup = ["lookup", "-m", model, "--prompts", prompts, "-n", "4"];
-    let acceptance = ["acceptance", "-m", model, "-md", model, "--prompts", prompts, "-n", "2"];
+    let acceptance = ["acceptance", "-m", larger, "-md", model, "--prompts", prompts, "-n", "2"];
     for (command, json) in [
         (&simulate[..], &["--json"][..]),
         (&bench, &["-o", "json"]),

@@ -56,8 +56,8 @@ pub enum ResidentError {
     Disk(#[from] DiskError),
     /// The system does not even give the buffers.
     #[error(
-        "the system does not give {bytes} bytes for buffers: {source}; end other programs, or raise \
-         the limit of memory (ulimit -v)"
+        "the system does not give {bytes} bytes for buffers: {source}; end other programs, or \
+         raise the limit of memory (ulimit -v)"
     )]
     Buffers {
         /// What was asked for.

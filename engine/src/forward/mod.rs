@@ -52,7 +52,8 @@ pub struct ExecutorOptions {
     /// The most bytes that the cache may take; what tiers leave of it keeps more hot pages, from
     /// which a sequence can be taken back farther. It changes no result.
     pub kv_budget: Option<u64>,
-    /// Whether that budget chooses the tiers: the first of `Off`, `Warm` and `Cold` that keep to it.
+    /// Whether that budget chooses the tiers: the first of `Off`, `Warm` and `Cold` that keep to
+    /// it.
     pub kv_by_budget: bool,
     /// The instruction set.
     pub isa: Isa,

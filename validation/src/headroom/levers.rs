@@ -28,6 +28,8 @@ pub enum LeverName {
     GateFirst,
     /// Columns of the down projection that would add little are not read.
     DownSkip,
+    /// Neurons that added little on the calibration prompts are never computed.
+    StaticMap,
     /// A sketch of the head decides which of its rows are read.
     Head,
     /// Keys and values are kept in 8 bits.
@@ -82,6 +84,7 @@ impl LeverName {
             Self::FfnZeros => "FFN zeros",
             Self::GateFirst => "gate-first skip",
             Self::DownSkip => "down-projection skip",
+            Self::StaticMap => "static map",
             Self::Head => "screened head",
             Self::Cache => "q8_0 cache",
             Self::Lookup => "speculation by look-up",
@@ -180,6 +183,7 @@ fn skip(bytes: &TokenBytes, curve: &Curve) -> Lever {
     let (name, at_stake) = match curve.skip {
         Skip::GateFirst => (LeverName::GateFirst, bytes.up + bytes.down),
         Skip::Down => (LeverName::DownSkip, bytes.down),
+        Skip::Static => (LeverName::StaticMap, bytes.ffn),
     };
     // The last point up to which every one is good: later luck is none.
     let best = |good: fn(&Cost) -> bool| {

@@ -5,7 +5,6 @@ use super::duplicates::Repeats;
 use super::levers::{Lever, megabytes, percent, stability};
 use super::lookup::{Category, Drafted};
 use super::report::HeadroomReport;
-use super::scores::Skip;
 use crate::report::Picture;
 use std::fmt::Write as _;
 
@@ -253,10 +252,7 @@ fn sparsity(report: &HeadroomReport, text: &mut String) {
         ]
     };
     for curve in &report.sparsity.curves {
-        let name = match curve.skip {
-            Skip::GateFirst => "gate first (up and down)",
-            Skip::Down => "down projection",
-        };
+        let name = curve.skip.text();
         for point in &curve.points {
             let first = [name.to_owned(), percent(point.sparsity)];
             row(text, first.into_iter().chain(cost(&point.cost)));

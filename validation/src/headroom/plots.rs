@@ -2,7 +2,6 @@
 
 use super::HeadroomError;
 use super::report::HeadroomReport;
-use super::scores::Skip;
 use crate::plot::{Axis, Chart, Series};
 use crate::report::Picture;
 
@@ -36,10 +35,7 @@ pub(super) fn draw(report: &HeadroomReport) -> Result<Vec<Picture>, HeadroomErro
 
 fn sparsity(report: &HeadroomReport) -> Vec<Series> {
     let series = |curve: &super::sparsity::Curve| Series {
-        name: match curve.skip {
-            Skip::GateFirst => "gate first: up and down".to_owned(),
-            Skip::Down => "down projection alone".to_owned(),
-        },
+        name: curve.skip.text().to_owned(),
         points: curve.points.iter().map(|point| (point.sparsity, point.cost.kl)).collect(),
     };
     report.sparsity.curves.iter().map(series).collect()

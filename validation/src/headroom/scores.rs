@@ -26,14 +26,36 @@ pub enum Skip {
     /// By |act(gate · x) · (up · x)| times the norm of its column of the down projection, known
     /// before that column is read.
     Down,
+    /// By the mean of that over the calibration prompts, known before anything is read: the same
+    /// neurons for every token, of which no row is needed.
+    Static,
 }
 
 impl Skip {
     /// Those that a model's layers allow.
     pub(super) fn of(config: &ModelConfig) -> &'static [Self] {
         match config.ffn.layout {
-            FfnLayout::Plain => &[Self::Down],
-            FfnLayout::Gated | FfnLayout::GatedFused => &[Self::GateFirst, Self::Down],
+            FfnLayout::Plain => &[Self::Down, Self::Static],
+            FfnLayout::Gated | FfnLayout::GatedFused => {
+                &[Self::GateFirst, Self::Down, Self::Static]
+            }
+        }
+    }
+
+    /// The parts of the neurons that are left out. A static map costs more.
+    pub(super) const fn targets(self) -> [f64; 6] {
+        match self {
+            Self::GateFirst | Self::Down => [0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
+            Self::Static => [0.01, 0.02, 0.05, 0.1, 0.2, 0.3],
+        }
+    }
+
+    /// The name in reports.
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::GateFirst => "gate first (up and down)",
+            Self::Down => "down projection",
+            Self::Static => "static map (all three)",
         }
     }
 }
@@ -46,6 +68,8 @@ pub(crate) struct Scorer {
     activation: ActivationFn,
     /// Norms of the columns of each layer's down projection, \[layer\]\[neuron\].
     norms: Arc<Vec<Vec<f32>>>,
+    /// The mean scores by which a static map is made, \[layer\]\[neuron\].
+    means: Arc<Vec<Vec<f32>>>,
     /// \[n\]\[neuron\]
     scores: Vec<f32>,
 }
@@ -61,6 +85,7 @@ impl Scorer {
             pool: Arc::new(pool),
             activation: config.ffn.activation,
             norms: Arc::new(norms.collect()),
+            means: Arc::default(),
             scores: Vec::new(),
         })
     }
@@ -68,6 +93,11 @@ impl Scorer {
     /// Norms of the columns of each layer's down projection, \[layer\]\[neuron\].
     pub fn norms(&self) -> &[Vec<f32>] {
         &self.norms
+    }
+
+    /// Makes a static map of these mean scores, \[layer\]\[neuron\].
+    pub fn set_means(&mut self, means: Vec<Vec<f32>>) {
+        self.means = Arc::new(means);
     }
 
     /// The scores of `inner`, \[n\]\[neuron\].
@@ -79,6 +109,10 @@ impl Scorer {
                 scores.extend_from_slice(gate);
                 activate(*isa, pool, *activation, None, inner.len, scores);
                 scores.iter_mut().for_each(|score| *score = score.abs());
+            }
+            (Skip::Static, _) => {
+                let rows = inner.rows.len() / inner.len.max(1);
+                (0..rows).for_each(|_| self.scores.extend_from_slice(&self.means[inner.layer]));
             }
             _ => {
                 let norms = &self.norms[inner.layer];
@@ -119,6 +153,25 @@ impl Observer for Calibrator {
         let mut histograms = self.histograms.lock().expect("no panic before");
         let histogram = &mut histograms[inner.layer];
         self.scorer.score(self.skip, &inner).iter().for_each(|score| histogram.add(*score));
+    }
+}
+
+/// Sums the scores of each neuron.
+#[derive(Debug)]
+pub(super) struct Sums {
+    pub scorer: Scorer,
+    /// \[layer\]\[neuron\]
+    pub sums: Arc<Mutex<Vec<Vec<f64>>>>,
+}
+
+impl Observer for Sums {
+    fn feed_forward(&mut self, inner: Inner<'_>) {
+        let mut sums = self.sums.lock().expect("no panic before");
+        let sums = &mut sums[inner.layer];
+        sums.resize(inner.len, 0.0);
+        for row in self.scorer.score(Skip::Down, &inner).chunks_exact(inner.len) {
+            sums.iter_mut().zip(row).for_each(|(sum, score)| *sum += f64::from(*score));
+        }
     }
 }
 

@@ -7,19 +7,16 @@
 use super::cache::ScoredCache;
 use super::files::GgufFile;
 use super::scores::{
-    Base, Calibrator, Compared, Histogram, Pruned, Pruner, Scorer, scored_positions,
+    Base, Calibrator, Compared, Histogram, Pruned, Pruner, Scorer, Sums, scored_positions,
 };
 use super::{HeadroomError, Progress, cache, step};
-use aios_engine::{Executor, ExecutorOptions, Model, Want};
+use aios_engine::{Executor, ExecutorOptions, Model, Observer, Want};
 use aios_kernels::CacheType;
 use aios_residency::Phase;
 use serde::Serialize;
 use std::sync::{Arc, Mutex};
 
 pub use super::scores::{Cost, Skip};
-
-/// The parts of the neurons that are left out.
-pub const TARGETS: [f64; 6] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5];
 
 /// What changed runs cost. Thresholds are calibrated on every other prompt, the rest is scored.
 #[derive(Clone, Debug, Serialize)]
@@ -46,7 +43,8 @@ pub struct Sparsity {
 pub struct Curve {
     /// By what neurons are left out.
     pub skip: Skip,
-    /// The fraction of scores that are exactly 0 on the calibration prompts: these cost nothing.
+    /// The fraction of scores that are exactly 0 on the calibration prompts: these cost nothing. Of
+    /// a static map none is known to, since other prompts may need what these did not.
     pub zero_fraction: f64,
     /// By ascending sparsity.
     pub points: Vec<Point>,
@@ -82,14 +80,19 @@ pub(super) fn measure(
     let executor = &mut Executor::new(Arc::clone(model), exact(options))?;
     let calibration: Vec<&[u32]> = texts.iter().copied().step_by(2).collect();
     let scored: Vec<&[u32]> = texts.iter().copied().skip(1).step_by(2).collect();
-    let scorer = Scorer::new(file, executor)?;
+    let mut scorer = Scorer::new(file, executor)?;
+    scorer.set_means(means(executor, &scorer, &calibration, progress)?);
     let mut zeros = Vec::new();
     let mut trials = Vec::new();
     for &skip in Skip::of(executor.model().config()) {
         let histograms = calibrate(executor, &scorer, skip, &calibration, progress)?;
         let sum = |of: fn(&Histogram) -> u64| histograms.iter().map(of).sum::<u64>() as f64;
-        zeros.push((skip, sum(|h| h.zeros) / sum(|h| h.total).max(1.0)));
-        trials.extend(TARGETS.map(|target| Trial {
+        let zero_fraction = match skip {
+            Skip::Static => 0.0,
+            _ => sum(|h| h.zeros) / sum(|h| h.total).max(1.0),
+        };
+        zeros.push((skip, zero_fraction));
+        trials.extend(skip.targets().map(|target| Trial {
             skip,
             target,
             thresholds: histograms.iter().map(|layer| layer.threshold(target)).collect(),
@@ -160,15 +163,40 @@ pub(crate) fn calibrate(
     let histograms = Arc::new(Mutex::new(vec![Histogram::new(); layers]));
     let calibrator =
         Calibrator { scorer: scorer.clone(), skip, histograms: Arc::clone(&histograms) };
-    executor.observe(Some(Box::new(calibrator)));
+    read(executor, Box::new(calibrator), texts, progress)?;
+    let histograms = histograms.lock().expect("no panic before");
+    Ok(histograms.clone())
+}
+
+/// The sum of the scores of each neuron over the texts, which ranks them as the mean does.
+fn means(
+    executor: &mut Executor,
+    scorer: &Scorer,
+    texts: &[&[u32]],
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Vec<f32>>, HeadroomError> {
+    let sums = Arc::new(Mutex::new(vec![Vec::new(); executor.model().config().layers]));
+    let observer = Sums { scorer: scorer.clone(), sums: Arc::clone(&sums) };
+    read(executor, Box::new(observer), texts, progress)?;
+    let sums = sums.lock().expect("no panic before");
+    Ok(sums.iter().map(|layer| layer.iter().map(|sum| *sum as f32).collect()).collect())
+}
+
+/// Reads the texts and lets `observer` see them.
+fn read(
+    executor: &mut Executor,
+    observer: Box<dyn Observer>,
+    texts: &[&[u32]],
+    progress: &mut Progress<'_>,
+) -> Result<(), HeadroomError> {
+    executor.observe(Some(observer));
     for (done, ids) in texts.iter().enumerate() {
         step(progress, "calibrating thresholds", done, texts.len())?;
         executor.truncate(0);
         executor.forward(ids, Phase::Prefill, Want::None, &mut |_, _| Ok(()))?;
     }
     executor.observe(None);
-    let histograms = histograms.lock().expect("no panic before");
-    Ok(histograms.clone())
+    Ok(())
 }
 
 fn exact(options: &ExecutorOptions) -> ExecutorOptions {

@@ -224,8 +224,9 @@ fn go_to(executor: &mut Executor, text: &[u32]) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Decodes `tokens` tokens after `next`, the likeliest each, and returns the `best` ids of each with
-/// the bits of their logits. A token takes the time until they are known, not that of ranking them.
+/// Decodes `tokens` tokens after `next`, the likeliest each, and returns the `best` ids of each
+/// with the bits of their logits. A token takes the time until they are known, not that of ranking
+/// them.
 fn greedy(
     executor: &mut Executor,
     mut next: u32,

@@ -141,7 +141,8 @@ typedef struct aios_options {
   // One of `AIOS_SHARE_`.
   uint32_t share;
   // Bytes of memory for weights, cache and activations; what exceeds them is read from disk in
-  // every pass. 0 lets the system decide what stays in memory.
+  // every pass. 0 keeps to the budget that the plan was made for, if it was made for one, or
+  // lets the system decide what stays in memory.
   uint64_t ram_bytes;
   // The folder of the plan; NULL for the one in the user's cache folder.
   const char *plan_folder;
@@ -220,8 +221,9 @@ typedef struct aios_telemetry {
   double disk_wait_ms;
   // The instruction set.
   char isa[64];
-  // What is on, by names with commas between them: `plan`, `screen`, `repacked`,
-  // `budget`, `shared`.
+  // What is on, by names with commas between them: `shared`, `plan` (or `plan_refused`, where
+  // there is one that is of another model or machine, or damaged), and those of the list `on`
+  // of the program's `--stats json`: `repacked`, `screen`, `zeros`, `kept`, `ahead`, `budget`.
   char on[64];
   // The steps of the ladder by name, with commas between them.
   char ladder[256];

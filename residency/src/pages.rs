@@ -33,7 +33,7 @@ impl Layers {
     pub(crate) fn take(&'static self) -> Option<Layer> {
         let more = |laid| (laid < self.most).then_some(laid + 1);
         let taken = self.laid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.is_ok().then_some(Layer(self))
+        taken.is_ok().then(|| Layer(self))
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn measure(
     }
     let [whole_ms, limited_ms] =
         sides.map(|(_, times)| Statistics::of(times).map_or(0.0, |times| times.median));
-    let (stats, read) = (limited.residency(), limited.ledger().phase(Phase::Decode));
+    let stats = limited.residency();
     let reserved = stats.reserved_bytes;
     Ok(Some(MemoryReport {
         ram_bytes: ram,
@@ -57,7 +57,8 @@ pub(super) fn measure(
         tokens,
         whole_ms,
         limited_ms,
-        disk_bytes_per_token: read.disk as f64 / read.tokens.max(1) as f64,
+        // Not what was read in that time: some of it was for tokens before or behind.
+        disk_bytes_per_token: stats.bytes_streamed as f64 / stats.tokens.max(1) as f64,
     }))
 }
 

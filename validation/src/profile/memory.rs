@@ -6,10 +6,13 @@ use aios_engine::{EngineError, Executor, ExecutorOptions, Want, argmax};
 use aios_residency::Phase;
 use aios_residency::plan::MemoryReport;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Tokens that are decoded: each may read gigabytes.
 const TOKENS: usize = 8;
+/// Without a read for so long, none is under way: the slowest disk gives a buffer in less.
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// Decodes behind `text` with the plan's budget and with `executor`, which has none, in turns.
 pub(super) fn measure(
@@ -26,6 +29,7 @@ pub(super) fn measure(
     for (executor, _) in &mut sides {
         executor.truncate(0);
         executor.forward(start, Phase::Prefill, Want::None, &mut |_, _| Ok(()))?;
+        settle(executor);
         executor.reset_ledger();
     }
     let (mut next, mut tokens) = (*last, 0);
@@ -46,7 +50,8 @@ pub(super) fn measure(
     }
     let [whole_ms, limited_ms] =
         sides.map(|(_, times)| Statistics::of(times).map_or(0.0, |times| times.median));
-    let stats = limited.residency();
+    settle(&limited);
+    let (stats, read) = (limited.residency(), limited.ledger().phase(Phase::Decode));
     let reserved = stats.reserved_bytes;
     Ok(Some(MemoryReport {
         ram_bytes: ram,
@@ -57,9 +62,19 @@ pub(super) fn measure(
         tokens,
         whole_ms,
         limited_ms,
-        // Not what was read in that time: some of it was for tokens before or behind.
-        disk_bytes_per_token: stats.bytes_streamed as f64 / stats.tokens.max(1) as f64,
+        disk_bytes_per_token: stats.disk_bytes as f64 / read.tokens.max(1) as f64,
     }))
+}
+
+/// Waits until nothing more is read ahead of use: with as much ready behind the last token as before
+/// the first, what was read in between is what the tokens read.
+fn settle(executor: &Executor) {
+    let read = || executor.residency().disk_bytes;
+    let mut before = None;
+    while before != Some(read()) {
+        before = Some(read());
+        thread::sleep(SETTLED);
+    }
 }
 
 /// The logits after `id`, and the milliseconds that they took.

@@ -66,8 +66,8 @@ pub(super) fn measure(
     }))
 }
 
-/// Waits until nothing more is read ahead of use: with as much ready behind the last token as before
-/// the first, what was read in between is what the tokens read.
+/// Waits until nothing more is read ahead of use: with as much ready behind the last token as
+/// before the first, what was read in between is what the tokens read.
 fn settle(executor: &Executor) {
     let read = || executor.residency().disk_bytes;
     let mut before = None;

@@ -122,7 +122,8 @@ impl KvPlan {
         }
         if plan.bytes() as u64 > budget {
             let given = budget;
-            return Err(EngineError::KvBudget { given, least: plan.bytes() as u64 });
+            let (least, tiered) = (plan.bytes() as u64, options.kv_tiers != KvTiering::Off);
+            return Err(EngineError::KvBudget { given, least, tiered });
         }
         Ok(plan)
     }
@@ -139,7 +140,7 @@ impl KvPlan {
         if !options.kv_by_budget {
             return Self::new(model, options).map(|plan| (plan, options.kv_tiers));
         }
-        let mut refused = None;
+        let mut refused: Option<(u64, EngineError)> = None;
         for kv_tiers in KvTiering::ALL {
             match Self::new(model, &ExecutorOptions { kv_tiers, ..options.clone() }) {
                 Ok(plan) if kv_tiers == KvTiering::Off => return Ok((plan, kv_tiers)),
@@ -150,12 +151,17 @@ impl KvPlan {
                     );
                     return Ok((plan, kv_tiers));
                 }
-                Err(error @ EngineError::KvBudget { .. }) => refused = Some(error),
+                // What takes least is what a larger budget must reach.
+                Err(error @ EngineError::KvBudget { least, .. }) => {
+                    if refused.as_ref().is_none_or(|(before, _)| least < *before) {
+                        refused = Some((least, error));
+                    }
+                }
                 // A model that cannot have tiers is told what it takes without.
-                Err(error) => return Err(refused.unwrap_or(error)),
+                Err(error) => return Err(refused.map_or(error, |(_, refused)| refused)),
             }
         }
-        Err(refused.expect("nothing else goes on with the loop"))
+        Err(refused.expect("nothing else goes on with the loop").1)
     }
 
     fn add_tiers(

@@ -60,15 +60,20 @@ pub enum EngineError {
     },
     /// A budget that the cache does not fit.
     #[error(
-        "{} for the KV cache (--kv-budget) are not enough: it takes {}; give that much, shorten \
-         the context (-c), or choose colder tiers (--kv-tiers warm or cold)",
-        size(*given), size(*least)
+        "{} for the KV cache (--kv-budget) are not enough: it takes {}{}; give that much{} shorten \
+         the context (-c)",
+        size(*given),
+        size(*least),
+        if *tiered { " with tiers" } else { "" },
+        if *tiered { " or" } else { ", choose tiers (--kv-tiers warm or cold), or" }
     )]
     KvBudget {
         /// Bytes given.
         given: u64,
         /// Bytes that it takes.
         least: u64,
+        /// Whether that is with tiers, which take less.
+        tiered: bool,
     },
     /// A sampling parameter is out of range.
     #[error("{name} {value} is out of range: {problem}")]

@@ -39,8 +39,8 @@ pub use forward::{
 pub use meter::{Inner, Observer};
 pub use model::{
     AdoptError, AliasError, FfnNeurons, FfnThresholds, Followed, HeadScreen, LoadError, Model,
-    PartMode, PlanModes, RepackError, Repacked, RepackedFile, Shared, TensorError, ZeroLimits,
-    repacked_files,
+    PartMode, PlanModes, RepackError, Repacked, RepackedFile, ScreenLimits, Shared, TensorError,
+    ZeroLimits, repacked_files,
 };
 pub use prefix::{Prefix, PrefixShelf};
 pub use sampler::{Sampler, SamplerOptions, argmax};

@@ -239,7 +239,10 @@ fn budgets_and_heads_that_do_not_fit_are_errors() {
     let new = |options| Executor::new(Arc::clone(&model), options);
     let with = |kv_tiers, kv_budget| ExecutorOptions { batch: 64, kv_budget, ..options(kv_tiers) };
     let least_of = |tiers| match new(with(tiers, Some(1))) {
-        Err(EngineError::KvBudget { given: 1, least }) => least,
+        Err(EngineError::KvBudget { given: 1, least, tiered }) => {
+            assert_eq!(tiered, tiers != KvTiering::Off);
+            least
+        }
         other => panic!("{other:?}"),
     };
     for tiers in KvTiering::ALL {
@@ -262,7 +265,13 @@ fn budgets_and_heads_that_do_not_fit_are_errors() {
     }
     assert!(leasts[0] > leasts[2], "else nothing was chosen: {leasts:?}");
     let none = ExecutorOptions { kv_by_budget: true, ..with(KvTiering::Off, Some(1)) };
-    assert!(matches!(new(none), Err(EngineError::KvBudget { .. })));
+    // One that nothing keeps to is told the least of all, and not to try tiers.
+    let refused = new(none).expect_err("a byte");
+    let of_all = *leasts.iter().min().expect("tiers");
+    assert!(
+        matches!(refused, EngineError::KvBudget { least, tiered: true, .. } if least == of_all)
+    );
+    assert!(!refused.to_string().contains("--kv-tiers"), "{refused}");
     assert!(
         matches!("tepid".parse::<KvTiering>(), Err(error) if error.to_string().contains("warm"))
     );

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Usage;
+use super::args::MemoryArgs;
 use super::models::catalog;
 use super::progress::bar;
 use crate::bench_arch::{
@@ -59,6 +60,9 @@ pub struct BenchArchArgs {
     /// Labelled prompts as JSON lines with id, text and tier, instead of those of the program.
     #[arg(long, value_name = "PATH")]
     pub labels: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub memory: MemoryArgs,
     /// Say what would be asked and how long it may take, and stop.
     #[arg(long)]
     pub dry_run: bool,

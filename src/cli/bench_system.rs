@@ -46,7 +46,7 @@ struct Families {
 }
 
 /// What answers the cases of a benchmark, recording in `path`, with the memory and the budgets of
-/// the configuration at `place`.
+/// the configuration at `place`, each model within `ram` bytes.
 ///
 /// # Errors
 /// A configuration or a log that cannot be used, and a memory that is not there.
@@ -54,8 +54,10 @@ pub(super) fn connect(
     path: &Path,
     interrupt: &Interrupt,
     place: &Place,
+    ram: Option<u64>,
 ) -> anyhow::Result<Box<dyn Answers>> {
-    let usual = Usual::try_parse_from(["bench-arch", "--deterministic"])?;
+    let mut usual = Usual::try_parse_from(["bench-arch", "--deterministic"])?;
+    usual.seat.context.memory.ram = ram;
     let config = Loaded::load(place)?.config;
     let memory = memory(&config, None, &usual.embedder)?
         .map_err(|reason| anyhow::anyhow!("{reason}; fill it first: aios memory import FOLDER"))?;

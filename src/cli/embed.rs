@@ -34,6 +34,10 @@ pub(super) struct EmbedArgs {
     /// Take a text from each line of this file; - is stdin.
     #[arg(short, long, value_name = "FILE", conflicts_with = "texts")]
     file: Option<PathBuf>,
+    /// Refuse an encoder that takes more memory than this for its weights and a pass, such as 200M;
+    /// encoders are not read from disk in part as language models are.
+    #[arg(long, value_name = "BYTES", value_parser = aios_residency::parse_bytes)]
+    ram: Option<u64>,
     /// Print one JSON object for each text.
     #[arg(long)]
     json: bool,
@@ -62,6 +66,14 @@ pub(super) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let path = model_file(&args.model, &interrupt)?;
     let encoder = Encoder::load(&path, EncoderOptions::default())?;
+    if let Some(ram) = args.ram.filter(|ram| *ram < encoder.bytes()) {
+        let [given, least] = [ram, encoder.bytes()].map(|bytes| bytes as f64 / 1e6);
+        anyhow::bail!(
+            "{given:.1} MB (--ram) are not enough for {}: its weights and a pass take {least:.1} MB, \
+             and encoders are not read from disk in part; give that much, or use a smaller encoder",
+            path.display()
+        );
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut table = Table::default();
     for some in texts.chunks(TOGETHER) {

@@ -206,9 +206,9 @@ fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Provenance(args) => provenance::run(&args),
         Command::Data(args) => data::run(&args),
-        Command::BenchArch(args) => {
-            bench_arch(&args, &mut |path, interrupt| bench_system::connect(path, interrupt, &place))
-        }
+        Command::BenchArch(args) => bench_arch(&args, &mut |path, interrupt| {
+            bench_system::connect(path, interrupt, &place, args.memory.ram)
+        }),
         Command::Results(args) => results::run(&args),
         Command::Route(args) => route::run(&args, &place),
         Command::Persona(args) => persona::run(&args),

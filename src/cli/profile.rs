@@ -34,7 +34,7 @@ measured, and it is used only then. Everything is measured on prompts that fitte
 pub(super) struct ProfileArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Prompts as JSON lines, each an object with a \"text\" [default: some that are built in].
+    /// Prompts as JSON lines, each an object with a "text" [default: some that are built in].
     #[arg(long, value_name = "PATH")]
     calibration: Option<PathBuf>,
     /// What the plan may cost in perplexity and KL; a model with gates takes minutes for more than

@@ -26,8 +26,9 @@ impl Fetch for Files {
         Ok(Store::locate()?.ensure(catalog()?.model(name)?, &watch)?)
     }
 
-    fn load(&self, path: &Path) -> anyhow::Result<Arc<Model>> {
-        self.weights.load(path, false, &self.interrupt)
+    fn load(&self, path: &Path, ram: Option<u64>) -> anyhow::Result<Arc<Model>> {
+        // A budget of the command line goes before the entry's, as it does for sessions.
+        self.weights.within(self.weights.ram.or(ram)).load(path, false, &self.interrupt)
     }
 }
 

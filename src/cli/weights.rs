@@ -227,7 +227,14 @@ impl WeightArgs {
             let of_head = groups.iter().filter(|(group, _)| group.name() == "head");
             let head = megabytes(of_head.map(|(_, bytes)| bytes).sum());
             let read = head * screen.greedy.fraction;
-            parts.push(format!("the head is screened, {read:.1} of {head:.1} MB for a token"));
+            // Whoever asks for the screen has it for any number of best rows.
+            let many = screen.top_40_positions_most > 0 || self.screen != ScreenMode::Auto;
+            let of_40 = head * screen.top_40.fraction;
+            let others = format!(", {of_40:.1} MB for one of the 40 best");
+            parts.push(format!(
+                "the head is screened, {read:.1} of {head:.1} MB for a greedy token{}",
+                if many { &others } else { "" }
+            ));
         }
         let point = manifest.threshold_in_force();
         if let Some(point) = point.filter(|_| followed.thresholds) {

@@ -337,7 +337,7 @@ pub struct Plan {
     pub batch: Option<u64>,
     /// The SHA-256 of the table that screened the head; null if none did.
     pub screen_sha256: Option<String>,
-    /// The most positions of a pass that it screened.
+    /// The most positions of a pass that it screened where one best row was wanted.
     pub screen_positions_most: Option<u64>,
     /// The SHA-256 of the table by which zero neurons were skipped; null if none were.
     #[serde(default)]

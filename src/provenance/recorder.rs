@@ -400,7 +400,7 @@ fn plan(session: &Session, stats: Option<&GenerationStats>) -> Plan {
         repacked: executor.model().is_repacked(),
         batch: Some(executor.options().batch as u64),
         screen_sha256: screen.map(|screen| screen.sha256().to_owned()),
-        screen_positions_most: screen.map(|screen| screen.positions_most() as u64),
+        screen_positions_most: screen.map(|screen| screen.limits().greedy as u64),
         zeros_sha256: zeros.map(|neurons| neurons.sha256().to_owned()),
         peak_resident_bytes: aios_residency::peak_resident_bytes(),
     }

@@ -27,11 +27,12 @@ pub trait Fetch: Send + Sync {
     /// If there is none and it cannot be had.
     fn catalogue(&self, name: &str) -> anyhow::Result<PathBuf>;
 
-    /// The model in a file.
+    /// The model in a file, for sessions that keep to so much memory if nobody asks for more or
+    /// less.
     ///
     /// # Errors
     /// What keeps it from being loaded.
-    fn load(&self, path: &Path) -> anyhow::Result<Arc<Model>>;
+    fn load(&self, path: &Path, ram: Option<u64>) -> anyhow::Result<Arc<Model>>;
 }
 
 /// Loads models as they stand in their files; those of the built-in catalogue are fetched.
@@ -53,7 +54,7 @@ impl Fetch for Direct {
         Ok(Store::locate()?.ensure(Catalog::builtin().model(name)?, &watch)?)
     }
 
-    fn load(&self, path: &Path) -> anyhow::Result<Arc<Model>> {
+    fn load(&self, path: &Path, _: Option<u64>) -> anyhow::Result<Arc<Model>> {
         Ok(Model::load(path)?)
     }
 }
@@ -79,8 +80,8 @@ impl Local {
         Self { fetch: Box::new(fetch), digests, mapped: Mutex::default() }
     }
 
-    /// The model in the file at `path`.
-    fn model(&self, path: &Path) -> anyhow::Result<Arc<Model>> {
+    /// The model in the file at `path`, for sessions of so much memory.
+    fn model(&self, path: &Path, ram: Option<u64>) -> anyhow::Result<Arc<Model>> {
         let unreadable = || path.display().to_string();
         // What cannot be looked at is for loading to complain about, which does so in detail.
         let before = Stamp::of(path).ok();
@@ -89,7 +90,7 @@ impl Local {
         {
             return Ok(model);
         }
-        let model = self.fetch.load(path)?;
+        let model = self.fetch.load(path, ram)?;
         let stamps = model.files().into_iter().map(|file| {
             let stamp = Stamp::of(&file)?;
             Ok((file, stamp))
@@ -139,7 +140,7 @@ impl Source for Local {
             (None, Some(name)) => self.fetch.catalogue(name)?,
             (None, None) => anyhow::bail!("the entry names neither a file nor a catalogue model"),
         };
-        let model = self.model(&path)?;
+        let model = self.model(&path, entry.ram.map(|Bytes(bytes)| bytes))?;
         check_family(entry, model.config().architecture)
             .with_context(|| path.display().to_string())?;
         let chosen = entry.chat_template.as_deref().map(Format::chosen).transpose()?;

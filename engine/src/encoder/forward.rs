@@ -1,7 +1,7 @@
 //! The pass of an encoder: some texts' tokens together through all layers (SPEC.md, A7 and A8).
 
 use super::load::{Layer, Linear, NormPair};
-use super::{Encoder, Pooling};
+use super::{Config, Encoder, Pooling};
 use aios_contract::{ActivationFn, NormKind};
 use aios_kernels::{
     AttentionParams, BLOCK, CacheShape, CacheType, Input, KvLayer, KvLayerMut, Norm, Product,
@@ -18,6 +18,14 @@ pub(super) fn vectors(encoder: &Encoder, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
         pass.feed_forward(layer);
     }
     pass.spans.iter().map(|span| pass.pooled(span.clone())).collect()
+}
+
+/// Bytes that a pass over `n` tokens takes: six rows of the model's width for each token, one of the
+/// inner width, and the keys and values of a text in one layer.
+pub(super) fn pass_bytes(config: &Config, n: usize) -> usize {
+    let rows = n * (6 * config.d_model + config.ffn_len);
+    let cache = 2 * n.next_multiple_of(BLOCK) * config.d_model;
+    4 * (rows + cache)
 }
 
 /// Activations of `n` tokens, those of all texts one after the other.

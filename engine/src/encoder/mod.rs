@@ -161,6 +161,14 @@ impl Encoder {
         self.config.pooling
     }
 
+    /// The most memory that its weights and a pass take: weights are mapped whole and read in every
+    /// pass, so that fewer bytes would have the system read them from disk each time.
+    pub fn bytes(&self) -> u64 {
+        let longest = self.config.max_tokens.max(PASS_TOKENS);
+        let pass = forward::pass_bytes(&self.config, longest);
+        (self.mapping.bytes().len() + pass) as u64
+    }
+
     /// Its tokenizer.
     pub const fn tokenizer(&self) -> &WordPiece {
         &self.tokenizer

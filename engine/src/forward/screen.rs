@@ -118,7 +118,7 @@ impl Executor {
             return Ok(Some(0));
         };
         let (shape, n, d) = (screen.sketch().shape(), rows.len(), config.d_model);
-        let few = n <= screen.positions_most() && best <= shape.panels() / 2;
+        let few = n <= screen.limits().of(best) && best <= shape.panels() / 2;
         if !few || !able {
             return Ok(Some(0));
         }

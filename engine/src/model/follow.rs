@@ -1,7 +1,7 @@
 //! Which parts of a plan a model follows.
 
-use super::{AdoptError, Model, ZeroLimits};
-use aios_residency::plan::{FfnReport, Plan};
+use super::{AdoptError, Model, ScreenLimits, ZeroLimits};
+use aios_residency::plan::{FfnReport, Plan, ScreenReport};
 use std::sync::Arc;
 
 /// When a part of a plan is followed.
@@ -19,6 +19,15 @@ pub enum PartMode {
 }
 
 impl PartMode {
+    /// Positions of a pass up to which a head is screened.
+    fn limits(self, screen: &ScreenReport) -> ScreenLimits {
+        let ScreenReport { positions_most: greedy, top_40_positions_most: many, .. } = *screen;
+        match self {
+            Self::Auto => ScreenLimits { greedy, many },
+            _ => ScreenLimits { greedy, many: many.max(1) },
+        }
+    }
+
     /// Whether what pays or does not is followed.
     const fn follows(self, pays: bool) -> bool {
         match self {
@@ -88,7 +97,7 @@ impl Model {
         let neurons = ffn.map(|ffn| self.neurons_of(&mut plan, limits(ffn))).transpose()?;
         let screen = plan.manifest.screen.as_ref();
         let screen = screen.filter(|screen| modes.screen.follows(screen.pays));
-        let most = screen.map(|screen| screen.positions_most);
+        let most = screen.map(|screen| modes.screen.limits(screen));
         let screen = most.map(|most| self.screen_of(&mut plan, most)).transpose()?;
         // All that could fail is behind us.
         let manifest = plan.manifest;

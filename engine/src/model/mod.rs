@@ -18,7 +18,7 @@ pub use kept::{RepackedFile, repacked_files};
 pub use load::{LoadError, TensorError};
 pub use neurons::{FfnNeurons, ZeroLimits};
 pub use repack::{RepackError, Repacked};
-pub use screen::{AdoptError, HeadScreen};
+pub use screen::{AdoptError, HeadScreen, ScreenLimits};
 pub use share::Shared;
 pub use thresholds::FfnThresholds;
 pub(crate) use weights::{Delta, Ffn, FfnInput, Layer, NormWeights, Projection, Tensor, Weights};

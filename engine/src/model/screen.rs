@@ -11,13 +11,37 @@ use std::sync::Arc;
 /// Bits of a code, as a table says it.
 const BITS: u64 = 5;
 
+/// Best rows that greedy decoding may want: one, and a few ids that are banned.
+const FEW: usize = 8;
+
+/// Positions of a pass up to which a head is screened; 0 for never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScreenLimits {
+    /// Where one best row is wanted, or up to seven more for ids that are banned.
+    pub greedy: usize,
+    /// Where more are.
+    pub many: usize,
+}
+
+impl ScreenLimits {
+    /// The same for any number of best rows.
+    pub const fn all(positions: usize) -> Self {
+        Self { greedy: positions, many: positions }
+    }
+
+    /// Positions for so many best rows.
+    pub(crate) const fn of(self, best: usize) -> usize {
+        if best <= FEW { self.greedy } else { self.many }
+    }
+}
+
 /// A sketch of the output matrix, mapped.
 #[derive(Debug)]
 pub struct HeadScreen {
     dtype: DType,
     sketch: Sketch,
     table: Table,
-    positions_most: usize,
+    limits: ScreenLimits,
 }
 
 /// Why a plan is not adopted.
@@ -41,8 +65,8 @@ pub enum AdoptError {
 }
 
 impl HeadScreen {
-    /// The screen that `table` holds for a head of this dtype and shape, for passes of at most
-    /// `positions_most` positions whose logits are wanted.
+    /// The screen that `table` holds for a head of this dtype and shape, for passes of no more
+    /// positions whose logits are wanted than `most` says.
     ///
     /// # Errors
     /// [`AdoptError`].
@@ -50,7 +74,7 @@ impl HeadScreen {
         dtype: DType,
         shape: SketchShape,
         table: Table,
-        positions_most: usize,
+        most: ScreenLimits,
     ) -> Result<Self, AdoptError> {
         let [rows, cols, seed, products, levels, magnitude, bits, directions, ..] =
             *table.numbers();
@@ -66,7 +90,7 @@ impl HeadScreen {
         let [products, levels, magnitude] = [products, levels, magnitude].map(f64::from_bits);
         let limits = Limits { products, levels, magnitude };
         let sketch = Sketch::open(shape, limits, seed, table.body())?;
-        Ok(Self { dtype, sketch, table, positions_most })
+        Ok(Self { dtype, sketch, table, limits: most })
     }
 
     /// The numbers of the table of such a sketch.
@@ -122,8 +146,8 @@ impl HeadScreen {
     }
 
     /// Positions of a pass up to which it is used.
-    pub const fn positions_most(&self) -> usize {
-        self.positions_most
+    pub const fn limits(&self) -> ScreenLimits {
+        self.limits
     }
 }
 
@@ -166,12 +190,12 @@ impl Model {
     }
 
     /// Has the executors that are made from now on screen their head by `plan`, which was opened
-    /// for this model. Whatever `plan` measured, `positions_most` says for what passes.
+    /// for this model. Whatever `plan` measured, `most` says for what passes.
     ///
     /// # Errors
     /// [`AdoptError`]; nothing has changed then.
-    pub fn adopt(&self, mut plan: Plan, positions_most: usize) -> Result<(), AdoptError> {
-        let screen = self.screen_of(&mut plan, positions_most)?;
+    pub fn adopt(&self, mut plan: Plan, most: ScreenLimits) -> Result<(), AdoptError> {
+        let screen = self.screen_of(&mut plan, most)?;
         // A second plan changes nothing: what runs already stays as it is.
         let _ = self.screen.set(Arc::new(screen));
         Ok(())
@@ -181,7 +205,7 @@ impl Model {
     pub(super) fn screen_of(
         &self,
         plan: &mut Plan,
-        positions_most: usize,
+        most: ScreenLimits,
     ) -> Result<HeadScreen, AdoptError> {
         let (shape, dtype) = (self.head_shape(), self.head().0);
         let of = &plan.manifest.head;
@@ -190,7 +214,7 @@ impl Model {
         }
         let of_head = |table: &Table| table.kind() == TableKind::HeadSketch;
         let at = plan.tables.iter().position(of_head).ok_or(AdoptError::Kind("no table"))?;
-        HeadScreen::new(dtype, shape, plan.tables.remove(at), positions_most)
+        HeadScreen::new(dtype, shape, plan.tables.remove(at), most)
     }
 
     /// The screen that it has adopted, if it has one.

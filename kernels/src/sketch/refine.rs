@@ -8,11 +8,15 @@ use crate::isa::{Isa, Op};
 use crate::panel::PANEL_ROWS;
 use crate::pool::Pool;
 use crate::shared::Shared;
-use crate::simd::Simd;
+use crate::simd::{Simd, prefetch_address};
 use half::bf16;
 
 /// Panels of a piece of work.
 const PIECE_PANELS: usize = 48;
+/// Rows of a panel up to which they are asked for; more are read as any other memory.
+const FEW: usize = 8;
+/// How far ahead of their use the codes of many rows are asked for, in bytes.
+const AHEAD: usize = 4096;
 
 /// The bounds of a position, and what stands out of each panel.
 #[derive(Debug)]
@@ -80,6 +84,7 @@ impl Op for Piece<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { shape, part, query, bar, bounds: Bounds { upper, peaks, refined } } = self;
         let bytes = shape.refined_bytes();
+        ask(upper, part, bytes, peaks, bar);
         let panels = upper.chunks_mut(PANEL_ROWS).zip(part.chunks(PANEL_ROWS * bytes));
         for (((upper, part), peak), refined) in panels.zip(peaks).zip(refined) {
             *refined = 0;
@@ -87,10 +92,12 @@ impl Op for Piece<'_> {
                 continue;
             }
             peak.upper = f32::NEG_INFINITY;
-            for (r, (upper, row)) in upper.iter_mut().zip(part.chunks_exact(bytes)).enumerate() {
+            let ahead = if count(upper, bar) > FEW { AHEAD } else { 0 };
+            for (r, upper) in upper.iter_mut().enumerate() {
                 if *upper >= bar {
                     *refined |= 1 << r;
-                    *upper = tighter(simd, query, row, *upper);
+                    let rows = Rows { rest: &part[r * bytes..], bytes, ahead };
+                    *upper = tighter(simd, query, &rows, *upper);
                 }
                 peak.upper = if *upper > peak.upper { *upper } else { peak.upper };
             }
@@ -98,15 +105,52 @@ impl Op for Piece<'_> {
     }
 }
 
+/// Asks for what refines the rows whose bounds are not below `bar`, where these are few: they are
+/// known by now, and no processor could guess them.
+#[inline(always)]
+fn ask(upper: &[f32], part: &[u8], bytes: usize, peaks: &[Peak], bar: f32) {
+    let panels = upper.chunks(PANEL_ROWS).zip(part.chunks(PANEL_ROWS * bytes));
+    for ((upper, part), _) in panels.zip(peaks).filter(|(_, peak)| peak.upper >= bar) {
+        if count(upper, bar) > FEW {
+            continue;
+        }
+        for (_, row) in upper.iter().zip(part.chunks_exact(bytes)).filter(|(u, _)| **u >= bar) {
+            row.chunks(64).for_each(|line| prefetch_address(line.as_ptr()));
+            prefetch_address(&raw const row[bytes - 1]);
+        }
+    }
+}
+
+/// How many bounds are not below `bar`.
+#[inline(always)]
+fn count(upper: &[f32], bar: f32) -> usize {
+    upper.iter().filter(|upper| **upper >= bar).count()
+}
+
+/// What refines a row, and what follows it.
+struct Rows<'a> {
+    rest: &'a [u8],
+    /// Bytes of the row.
+    bytes: usize,
+    /// How far ahead of their use codes are asked for; 0 if not at all.
+    ahead: usize,
+}
+
 /// A row's bound, from that which the upper bits of its codes give.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "the bound of a sketch counts this rounding")]
-fn tighter<S: Simd>(simd: S, query: &Query, row: &[u8], upper: f32) -> f32 {
-    let (front, codes) = row.split_at(size_of::<RefinedFront>());
+fn tighter<S: Simd>(simd: S, query: &Query, rows: &Rows<'_>, upper: f32) -> f32 {
+    let (front, codes) = rows.rest.split_at(size_of::<RefinedFront>());
+    let len = rows.bytes - front.len();
     let front: &RefinedFront = bytemuck::from_bytes(front);
     let mut sums = simd.splat_int(0);
-    for (codes, lines) in codes.chunks(64).zip(query.lines.as_chunks::<4>().0) {
+    for (at, lines) in (0..len).step_by(64).zip(query.lines.as_chunks::<4>().0) {
         let mut padded = [0; 64];
+        let codes = &codes[at..];
+        if rows.ahead > 0 {
+            prefetch_address(codes.as_ptr().wrapping_add(rows.ahead));
+        }
+        // What the end of a row is loaded with beyond it, such as the next row, meets zeros.
         let codes = codes.first_chunk().unwrap_or_else(|| {
             padded[..codes.len()].copy_from_slice(codes);
             &padded

@@ -18,8 +18,9 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), &'static str> {
     if ffn.is_some_and(|ffn| ffn.down_of_ten.max(ffn.up_of_ten) > 10) {
         return Err("more than ten tenths of the neurons are a limit");
     }
-    let most = manifest.screen.as_ref().map_or(1, |screen| screen.positions_most);
-    if !(1..=POSITIONS_MOST).contains(&most) {
+    let most = |screen: &ScreenReport| (screen.positions_most, screen.top_40_positions_most);
+    let (most, of_40) = manifest.screen.as_ref().map_or((1, 0), most);
+    if !(1..=POSITIONS_MOST).contains(&most) || of_40 > POSITIONS_MOST {
         return Err("no head is screened for so many positions of a pass, or for none");
     }
     if !figures(manifest).into_iter().all(is_amount) {

@@ -4,7 +4,7 @@ use aios_contract::DType;
 use serde::{Deserialize, Serialize};
 
 /// The version of the manifest's fields.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// How much a plan may cost: in perplexity, and as much divergence as that is, measured on texts
 /// that chose nothing.
@@ -283,6 +283,8 @@ pub struct ScreenReport {
     pub pays: bool,
     /// Positions of a pass up to which it does; at least 1.
     pub positions_most: usize,
+    /// Positions of a pass up to which it saves time where the 40 best are wanted; 0 if never.
+    pub top_40_positions_most: usize,
     /// Bytes of the whole head.
     pub head_bytes: u64,
     /// Bytes of the sketch that are read for every position.
@@ -297,7 +299,8 @@ pub struct ScreenReport {
     pub greedy: Screened,
     /// The 40 best.
     pub top_40: Screened,
-    /// Medians of a token's time, and of passes of several positions.
+    /// Medians of a token's time, and of passes of several positions, for the best row and for the
+    /// 40 best.
     pub times: Vec<Times>,
 }
 
@@ -323,6 +326,8 @@ pub struct Screened {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Times {
+    /// Best rows that were asked for.
+    pub best: usize,
     /// Positions of a pass.
     pub positions: usize,
     /// Milliseconds with the head read whole.

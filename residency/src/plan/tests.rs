@@ -38,6 +38,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
         screen: Some(ScreenReport {
             pays: true,
             positions_most: 2,
+            top_40_positions_most: 1,
             head_bytes: 680,
             base_bytes: 300,
             refined_bytes: 200,
@@ -45,7 +46,13 @@ fn write(folder: &Path, seed: u8) -> Manifest {
             along: 0.75,
             greedy: screened,
             top_40: Screened { best: 40, ..screened },
-            times: vec![Times { positions: 1, whole_ms: 2.0, screened_ms: 1.5, samples: 9 }],
+            times: vec![Times {
+                best: 1,
+                positions: 1,
+                whole_ms: 2.0,
+                screened_ms: 1.5,
+                samples: 9,
+            }],
         }),
     };
     write_manifest(folder, &manifest).expect("written");
@@ -149,8 +156,8 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         (b"{}".to_vec(), "schema"),
         (vec![b' '; (1 << 20) + 1], "more than"),
         (vec![b'['; 100_000], "recursion"),
-        (changed("\"schema\": 2", "\"schema\": 1"), "schema 1 is not 2"),
-        (changed("\"schema\": 2", "\"schema\": 2, \"more\": 0"), "more"),
+        (changed("\"schema\": 3", "\"schema\": 2"), "schema 2 is not 3"),
+        (changed("\"schema\": 3", "\"schema\": 3, \"more\": 0"), "more"),
         (changed("\"exact\"", "\"lossless\""), "lossless"),
         (changed("\"rows\": 10", "\"rows\": -10"), "-10"),
         (changed("head_sketch\"", "foot_sketch\""), "kind"),
@@ -158,6 +165,7 @@ fn a_manifest_that_is_not_one_is_refused_with_the_reason() {
         (before_screen(&ffn(-1)), "-1"),
         (changed("\"positions_most\": 2", "\"positions_most\": 0"), "so many positions"),
         (changed("\"positions_most\": 2", "\"positions_most\": 9"), "so many positions"),
+        (changed("40_positions_most\": 1", "40_positions_most\": 9"), "so many positions"),
         (changed("\"whole_ms\": 2.0", "\"whole_ms\": -2.0"), "below 0"),
         (changed("\"whole_ms\": 2.0", "\"whole_ms\": 2e999"), "out of range"),
         (changed("\"along\": 0.75", "\"along\": -0.75"), "below 0"),

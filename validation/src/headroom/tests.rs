@@ -4,6 +4,7 @@ use super::*;
 use crate::profile::{self, ProfileOptions};
 use crate::prompts::Prompts;
 use crate::synth::{Recipe, SHAPES, SYNTHETIC_KEY};
+use aios_engine::ScreenLimits;
 use aios_engine::gguf::{Gguf, TensorSpec, Writer};
 use aios_residency::plan::{Hardware, Plan as AdoptedPlan};
 use std::ops::ControlFlow;
@@ -120,7 +121,7 @@ fn a_plans_sketches_are_judged_by_what_the_continuations_read() {
     profile::run(&model, &compute, None, &of, folder.path(), &mut |_, _, _| true).expect("a plan");
     let (_, stamp) = model.identity().expect("files");
     let opened = AdoptedPlan::open(folder.path(), &stamp, &hardware).expect("sound");
-    model.adopt(opened, profile::POSITIONS_MOST).expect("adopted");
+    model.adopt(opened, ScreenLimits::all(profile::POSITIONS_MOST)).expect("adopted");
     let report = run(&model, &compute, &prompts(), &plan(), &mut |_, _, _| true);
     let report = report.expect("a report");
     let head = report.head.expect("counted");

@@ -3,6 +3,7 @@
 use super::*;
 use crate::profile::{self, ProfileOptions, built_in_prompts};
 use crate::simulate::preset;
+use aios_engine::ScreenLimits;
 use aios_residency::plan::{Hardware, Plan};
 use std::path::Path;
 
@@ -75,7 +76,7 @@ fn planned(name: &str) -> Arc<Model> {
     if manifest.ffn.is_some() {
         model.adopt_neurons(&mut plan, aios_engine::ZeroLimits::BYTES).expect("adopted");
     }
-    model.adopt(plan, profile::POSITIONS_MOST).expect("adopted");
+    model.adopt(plan, ScreenLimits::all(profile::POSITIONS_MOST)).expect("adopted");
     model
 }
 

@@ -22,8 +22,10 @@ const TOP: usize = 40;
 /// What was measured.
 #[derive(Debug)]
 pub(super) struct Measured {
-    /// Positions of a pass up to which the screen saves time; 0 if never.
+    /// Positions of a pass up to which the screen saves time in greedy decoding; 0 if never.
     pub positions_most: usize,
+    /// Likewise where the 40 best are wanted.
+    pub top_40_positions_most: usize,
     pub greedy: Screened,
     pub top_40: Screened,
     pub times: Vec<Times>,
@@ -63,7 +65,7 @@ pub(super) fn measure(
     let head_bytes = executor.model().head().1.len();
     let mut measurer = Measurer { executor, screen };
     let (mut greedy, mut top) = (Count::default(), Count::default());
-    let mut times = [Vec::new(), Vec::new()];
+    let (mut whole_ms, mut screened_ms) = (Vec::new(), [Vec::new(), Vec::new()]);
     for (i, ids) in texts.iter().take(plan.continued).enumerate() {
         step(progress, "measuring", i, texts.len().min(plan.continued))?;
         measurer.read(ids)?;
@@ -74,45 +76,56 @@ pub(super) fn measure(
                 measurer.executor.truncate(before);
                 measurer.pass(&[next], best, count)
             };
-            let mut none = Count::default();
+            let [mut whole, mut one, mut many] = [const { (0.0, Ranks::new()) }; 3];
             // What comes first finds colder caches, so the order changes.
-            let (screened, whole) = if token % 2 == 0 {
-                let screened = run(Some(1), &mut greedy)?;
-                (screened, run(None, &mut none)?)
-            } else {
-                let whole = run(None, &mut none)?;
-                (run(Some(1), &mut greedy)?, whole)
-            };
-            let many = run(Some(TOP), &mut top)?;
+            for turn in 0..3 {
+                match (token + turn) % 3 {
+                    0 => whole = run(None, &mut Count::default())?,
+                    1 => one = run(Some(1), &mut greedy)?,
+                    _ => many = run(Some(TOP), &mut top)?,
+                }
+            }
             let best = whole.1[0].first().copied();
-            if screened.1[0].first().copied() != best || many.1[0] != whole.1[0] {
+            if one.1[0].first().copied() != best || many.1[0] != whole.1[0] {
                 return Err(ProfileError::Differs);
             }
-            times[0].push(whole.0);
-            times[1].push(screened.0);
+            whole_ms.push(whole.0);
+            screened_ms[0].push(one.0);
+            screened_ms[1].push(many.0);
             next = best.map_or(0, |best| best.0);
         }
     }
-    let mut list: Vec<Times> = medians(1, times).into_iter().collect();
-    for positions in SEVERAL {
-        step(progress, "measuring passes", positions, POSITIONS_MOST)?;
-        list.extend(medians(positions, measurer.several(texts, positions)?));
+    let mut times = Vec::new();
+    for (best, screened_ms) in [1, TOP].into_iter().zip(screened_ms) {
+        times.extend(medians((best, 1), [whole_ms.clone(), screened_ms]));
+        for positions in SEVERAL {
+            step(progress, "measuring passes", positions, POSITIONS_MOST)?;
+            let several = measurer.several(texts, positions, best)?;
+            times.extend(medians((best, positions), several));
+        }
     }
-    let pays = |times: &&Times| times.screened_ms < PAYS * times.whole_ms;
-    let positions_most = list.iter().take_while(pays).last().map_or(0, |times| times.positions);
     Ok(Measured {
-        positions_most,
+        positions_most: paying(&times, 1),
+        top_40_positions_most: paying(&times, TOP),
         greedy: greedy.of(1, head_bytes),
         top_40: top.of(TOP, head_bytes),
-        times: list,
+        times,
     })
 }
 
-fn medians(positions: usize, [whole, screened]: [Vec<f64>; 2]) -> Option<Times> {
+/// Positions of a pass up to which the screen saves time where so many best rows are wanted; 0 if
+/// never.
+fn paying(times: &[Times], best: usize) -> usize {
+    let pays = |times: &&Times| times.screened_ms < PAYS * times.whole_ms;
+    let of_best = times.iter().filter(|times| times.best == best);
+    of_best.take_while(pays).last().map_or(0, |times| times.positions)
+}
+
+fn medians((best, positions): (usize, usize), [whole, screened]: [Vec<f64>; 2]) -> Option<Times> {
     let samples = whole.len();
     let (whole, screened) = (Statistics::of(whole)?, Statistics::of(screened)?);
     let (whole_ms, screened_ms) = (whole.median, screened.median);
-    Some(Times { positions, whole_ms, screened_ms, samples })
+    Some(Times { best, positions, whole_ms, screened_ms, samples })
 }
 
 impl Measurer<'_> {
@@ -162,6 +175,7 @@ impl Measurer<'_> {
         &mut self,
         texts: &[&[u32]],
         positions: usize,
+        best: usize,
     ) -> Result<[Vec<f64>; 2], ProfileError> {
         let mut times = [Vec::new(), Vec::new()];
         let long = texts.iter().filter(|ids| ids.len() > positions);
@@ -172,13 +186,13 @@ impl Measurer<'_> {
             for turn in 0..2 {
                 let screened = (i + turn) % 2 == 1;
                 self.executor.truncate(before);
-                let best = screened.then_some(1);
-                let (ms, ranks) = self.pass(ids, best, &mut Count::default())?;
+                let wanted = screened.then_some(best);
+                let (ms, mut ranks) = self.pass(ids, wanted, &mut Count::default())?;
                 times[usize::from(screened)].push(ms);
-                results.push(ranks.into_iter().map(|rank| rank.first().copied()));
+                ranks.iter_mut().for_each(|rank| rank.truncate(best));
+                results.push(ranks);
             }
-            let [a, b] = results.try_into().map_err(|_| ProfileError::Differs)?;
-            if !a.eq(b) {
+            if results[0] != results[1] {
                 return Err(ProfileError::Differs);
             }
         }

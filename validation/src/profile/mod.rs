@@ -17,7 +17,9 @@ mod ways;
 use crate::headroom::{HeadroomError, tokenise};
 use crate::prompts::{Prompt, Prompts};
 use aios_engine::tokenizer::TokenizerError;
-use aios_engine::{AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model};
+use aios_engine::{
+    AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model, ScreenLimits,
+};
 use aios_kernels::{NotFinite, NotFiniteScale, SketchShape};
 use aios_residency::plan::{
     Hardware, Manifest, PlanError, SCHEMA, ScreenReport, Source, Table, TableEntry, hex,
@@ -263,7 +265,7 @@ fn head(
     let directions = directions::fit(&fitted, progress)?;
     let table = build::write(&model, &directions, folder, progress)?;
     let mapped = Table::open(folder, &table)?;
-    let screen = HeadScreen::new(model.head().0, shape, mapped, POSITIONS_MOST)?;
+    let screen = HeadScreen::new(model.head().0, shape, mapped, ScreenLimits::all(POSITIONS_MOST))?;
     let measured = measure::measure(executor, Arc::new(screen), held, plan, progress)?;
     let along = directions::along(&others, &directions);
     Ok((table, screened(&model, shape, measured, (fitted.rows(), along))))
@@ -280,6 +282,7 @@ fn screened(
     ScreenReport {
         pays: measured.positions_most > 0,
         positions_most: measured.positions_most.max(1),
+        top_40_positions_most: measured.top_40_positions_most,
         head_bytes: model.head().1.len() as u64,
         base_bytes: (shape.front_bytes() + shape.panels_bytes()) as u64,
         refined_bytes: (shape.rows * shape.refined_bytes()) as u64,

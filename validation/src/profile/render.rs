@@ -111,12 +111,16 @@ fn screened(screen: &ScreenReport, rows: usize) -> String {
     for (name, screened) in [("best (greedy)", &screen.greedy), ("40 best", &screen.top_40)] {
         line(screened_row(name, screened, rows));
     }
-    line("\n| positions of a pass | ms, whole head | ms, screened | ratio | passes |".to_owned());
-    line("|---:|---:|---:|---:|---:|".to_owned());
+    line(
+        "\n| wanted | positions of a pass | ms, whole head | ms, screened | ratio | passes |"
+            .to_owned(),
+    );
+    line("|---|---:|---:|---:|---:|---:|".to_owned());
     for times in &screen.times {
         let (whole, screened) = (times.whole_ms, times.screened_ms);
         line(format!(
-            "| {} | {whole:.3} | {screened:.3} | {:.3} | {} |",
+            "| {} | {} | {whole:.3} | {screened:.3} | {:.3} | {} |",
+            if times.best == 1 { "best" } else { "40 best" },
             times.positions,
             screened / whole,
             times.samples
@@ -149,14 +153,26 @@ fn screened_row(name: &str, screened: &Screened, rows: usize) -> String {
 
 /// What the plan comes to, in a sentence.
 fn verdict(screen: &ScreenReport) -> String {
-    match (screen.pays, screen.positions_most) {
-        (false, _) => "Verdict: the screen saves bytes and no time here, so it stays off \
-                       (--screen on uses it all the same)."
-            .to_owned(),
-        (true, 1) => "Verdict: the screen is used for passes of one position.".to_owned(),
-        (true, most) => {
-            format!("Verdict: the screen is used for passes of up to {most} positions.")
-        }
+    if !screen.pays {
+        return "Verdict: the screen saves bytes and no time here, so it stays off (--screen on \
+                uses it all the same)."
+            .to_owned();
+    }
+    let passes = |most| match most {
+        1 => "passes of one position".to_owned(),
+        most => format!("passes of up to {most} positions"),
+    };
+    let greedy = passes(screen.positions_most);
+    match screen.top_40_positions_most {
+        0 => format!(
+            "Verdict: the screen is used in greedy decoding, for {greedy}. Where the 40 best are \
+             wanted it saves no time here, so the head is read whole (--screen on uses it all the \
+             same)."
+        ),
+        many => format!(
+            "Verdict: the screen is used in greedy decoding for {greedy}, in top-k sampling for {}.",
+            passes(many)
+        ),
     }
 }
 

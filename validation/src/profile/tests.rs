@@ -40,7 +40,7 @@ fn both(name: &str) -> (Arc<Model>, Arc<Model>, tempfile::TempDir) {
     profile(&screened, folder.path());
     let (_, stamp) = screened.identity().expect("files");
     let plan = Plan::open(folder.path(), &stamp, &hardware()).expect("sound");
-    screened.adopt(plan, POSITIONS_MOST).expect("adopted");
+    screened.adopt(plan, ScreenLimits::all(POSITIONS_MOST)).expect("adopted");
     (screened, whole, folder)
 }
 
@@ -162,6 +162,31 @@ fn check(logits: &[f32], scores: Scores<'_>, k: usize) {
     assert!(best.iter().all(|(id, logit)| logits[*id as usize].to_bits() == logit.to_bits()));
 }
 
+/// A plan whose screen pays for the best row alone screens nothing where more are wanted, unless
+/// somebody asks for the screen.
+#[test]
+fn a_screen_that_pays_for_the_best_alone_is_used_for_no_more() {
+    use aios_engine::{PartMode, PlanModes};
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut manifest = profile(&load("micro-llama-q4km.gguf"), folder.path());
+    let screen = manifest.screen.as_mut().expect("screened");
+    (screen.pays, screen.positions_most, screen.top_40_positions_most) = (true, 1, 0);
+    write_manifest(folder.path(), &manifest).expect("written");
+    let top_9 = SamplerOptions { top_k: 9, seed: 5, ..SamplerOptions::default() };
+    for (mode, wanted) in [(PartMode::Auto, [true, false]), (PartMode::On, [true; 2])] {
+        let model = load("micro-llama-q4km.gguf");
+        let (_, stamp) = model.identity().expect("files");
+        let plan = Plan::open(folder.path(), &stamp, &hardware()).expect("sound");
+        let off = PartMode::Off;
+        let modes =
+            PlanModes { screen: mode, zeros: off, threshold: off, keep: off, budget: false };
+        assert!(model.follow(plan, &modes).expect("followed").screen);
+        let asked = [SamplerOptions::greedy(), top_9]
+            .map(|sampling| answer(&model, compute(64), sampling, true).1.positions > 0);
+        assert_eq!(asked, wanted, "{mode:?}");
+    }
+}
+
 #[test]
 fn a_plan_of_another_model_is_not_adopted() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -173,7 +198,7 @@ fn a_plan_of_another_model_is_not_adopted() {
     assert!(Plan::open(folder.path(), &other_stamp, &hardware()).is_err());
     let plan = Plan::open(folder.path(), &stamp, &hardware()).expect("sound");
     if other.head_shape() != model.head_shape() {
-        assert!(matches!(other.adopt(plan, 1), Err(AdoptError::Head)));
+        assert!(matches!(other.adopt(plan, ScreenLimits::all(1)), Err(AdoptError::Head)));
         assert!(other.head_screen().is_none());
     }
 }
@@ -210,7 +235,7 @@ fn a_head_that_cannot_be_screened_leaves_the_rest_of_a_plan() {
     assert!(picture.ends_with("</svg>\n"));
     let (_, stamp) = model.identity().expect("files");
     let plan = Plan::open(&plans, &stamp, &hardware()).expect("sound");
-    assert!(matches!(model.adopt(plan, 1), Err(AdoptError::Kind(_))));
+    assert!(matches!(model.adopt(plan, ScreenLimits::all(1)), Err(AdoptError::Kind(_))));
 }
 
 #[test]
@@ -218,11 +243,14 @@ fn text_and_picture_say_what_the_manifest_holds() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut manifest = profile(&load("micro-llama-q4km.gguf"), folder.path());
     let screen = manifest.screen.as_mut().expect("screened");
-    (screen.pays, screen.positions_most) = (true, 4);
+    (screen.pays, screen.positions_most, screen.top_40_positions_most) = (true, 4, 0);
     let text = markdown(&manifest);
-    for wanted in ["| head |", "| **all** |", "| best (greedy) |", "up to 4 positions"] {
+    let whole = "40 best are wanted it saves no time here";
+    for wanted in ["| head |", "| **all** |", "| best (greedy) |", "up to 4 positions", whole] {
         assert!(text.contains(wanted), "{wanted}:\n{text}");
     }
+    manifest.screen.as_mut().expect("screened").top_40_positions_most = 1;
+    assert!(markdown(&manifest).contains("in top-k sampling for passes of one position"));
     manifest.screen.as_mut().expect("screened").pays = false;
     assert!(
         markdown(&manifest).contains("0.0 % fewer") && markdown(&manifest).contains("stays off")

@@ -90,7 +90,7 @@ pub struct Isa {
 /// What [`Isa::ahead`] is on this processor. On a Xeon with AVX-512 and two threads, weights in
 /// memory are read at so many GB/s without and with it: Q4_K 17.6 and 24.9, Q6_K 15.8 and 22.5,
 /// Q5_0 22.6 and 28.1, Q4_1 24.3 and 29.6; 1 and 4.5 KB give less. On Zen 4 any distance costs
-/// speed.
+/// speed; on Zen 5 tokens of four models take 0.88 to 0.97 of the time without.
 #[cfg(target_arch = "x86_64")]
 fn ahead() -> usize {
     // A virtual machine takes tens of microseconds for the instruction.
@@ -98,8 +98,24 @@ fn ahead() -> usize {
     *AHEAD.get_or_init(|| {
         let leaf = std::arch::x86_64::__cpuid(0);
         let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
-        if vendor == *b"GenuineIntel" { 2048 } else { 0 }
+        let signature = std::arch::x86_64::__cpuid(1).eax;
+        match &vendor[..] {
+            b"GenuineIntel" => 2048,
+            b"AuthenticAMD" if family(signature) >= ZEN_5 => 4096,
+            _ => 0,
+        }
     })
+}
+
+/// AMD's family of Zen 5.
+#[cfg(target_arch = "x86_64")]
+const ZEN_5: u32 = 0x1a;
+
+/// A processor's family by its signature, which CPUID gives.
+#[cfg(target_arch = "x86_64")]
+const fn family(signature: u32) -> u32 {
+    let base = signature >> 8 & 0xf;
+    if base == 0xf { base + (signature >> 20 & 0xff) } else { base }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -267,6 +283,13 @@ mod tests {
             assert_eq!(name.name().parse(), Ok(name));
         }
         assert_eq!("neon".parse::<IsaName>(), Err(IsaError::Unknown("neon".to_owned())));
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn families_are_told_from_signatures() {
+        let [zen_4, zen_5, old] = [0x00a1_0f11, 0x00b0_0f21, 0x0000_06f2].map(family);
+        assert_eq!((zen_4, zen_5, old), (0x19, ZEN_5, 6));
     }
 
     #[test]

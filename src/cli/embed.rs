@@ -69,8 +69,9 @@ pub(super) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     if let Some(ram) = args.ram.filter(|ram| *ram < encoder.bytes()) {
         let [given, least] = [ram, encoder.bytes()].map(|bytes| bytes as f64 / 1e6);
         anyhow::bail!(
-            "{given:.1} MB (--ram) are not enough for {}: its weights and a pass take {least:.1} MB, \
-             and encoders are not read from disk in part; give that much, or use a smaller encoder",
+            "{given:.1} MB (--ram) are not enough for {}: its weights and a pass take {least:.1} \
+             MB, and encoders are not read from disk in part; give that much, or use a smaller \
+             encoder",
             path.display()
         );
     }

@@ -20,8 +20,8 @@ pub(super) fn vectors(encoder: &Encoder, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
     pass.spans.iter().map(|span| pass.pooled(span.clone())).collect()
 }
 
-/// Bytes that a pass over `n` tokens takes: six rows of the model's width for each token, one of the
-/// inner width, and the keys and values of a text in one layer.
+/// Bytes that a pass over `n` tokens takes: six rows of the model's width for each token, one of
+/// the inner width, and the keys and values of a text in one layer.
 pub(super) fn pass_bytes(config: &Config, n: usize) -> usize {
     let rows = n * (6 * config.d_model + config.ffn_len);
     let cache = 2 * n.next_multiple_of(BLOCK) * config.d_model;

@@ -15,7 +15,8 @@ use half::bf16;
 const PIECE_PANELS: usize = 48;
 /// Rows of a panel up to which they are asked for; more are read as any other memory.
 const FEW: usize = 8;
-/// How far ahead of their use the codes of many rows are asked for, in bytes.
+/// How far ahead of their use the codes of many rows are asked for, in bytes: those of the few rows
+/// in between that are not wanted come along.
 const AHEAD: usize = 4096;
 
 /// The bounds of a position, and what stands out of each panel.
@@ -150,9 +151,12 @@ fn tighter<S: Simd>(simd: S, query: &Query, rows: &Rows<'_>, upper: f32) -> f32 
         if rows.ahead > 0 {
             prefetch_address(codes.as_ptr().wrapping_add(rows.ahead));
         }
-        // What the end of a row is loaded with beyond it, such as the next row, meets zeros.
-        let codes = codes.first_chunk().unwrap_or_else(|| {
-            padded[..codes.len()].copy_from_slice(codes);
+        // What a row's end is loaded with of the next row meets zeros. Where that is not read as
+        // well, its cache line is left alone.
+        let whole = at + 64 <= len || rows.ahead > 0;
+        let codes = codes.first_chunk().filter(|_| whole).unwrap_or_else(|| {
+            let rest = codes.len().min(len - at);
+            padded[..rest].copy_from_slice(&codes[..rest]);
             &padded
         });
         let codes = simd.load_bytes(codes);

@@ -170,7 +170,8 @@ fn verdict(screen: &ScreenReport) -> String {
              same)."
         ),
         many => format!(
-            "Verdict: the screen is used in greedy decoding for {greedy}, in top-k sampling for {}.",
+            "Verdict: the screen is used in greedy decoding for {greedy}, in top-k sampling for \
+             {}.",
             passes(many)
         ),
     }

@@ -37,6 +37,19 @@ fn figures_follow_the_caches_and_the_passes() {
     let past = report(&["--cache", "server-384mb", "--policy", "inclusive", "--non-temporal"]);
     assert_eq!(past["caches"]["policy"], "inclusive");
     assert!(figure(&past, "dram_read_bytes_per_token") > 0.9 * counted, "{past}");
+    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models/micro-qwen2-q4km.gguf");
+    let small = small.to_str().unwrap();
+    let three = ["--ll", "16384,16,64", "-t", "1", "--pass", "3", "-n", "6"];
+    let alone = report(&three);
+    assert!(alone.get("smaller").is_none() && alone.get("model_draft").is_none(), "{alone}");
+    let pair = report(&[&three[..], &["-md", small]].concat());
+    assert_eq!((&pair["smaller"]["passes"], &pair["model_draft"]), (&2.into(), &small.into()));
+    let of_small = figure(&pair["smaller"], "dram_read_bytes_per_token");
+    let [alone, both] = [&alone, &pair].map(|one| figure(one, "dram_read_bytes_per_token"));
+    assert!(of_small > 0.5 * alone && (both - alone - of_small).abs() < 0.05 * both, "{pair}");
+    let table = simulate(&[&three[..], &["-md", small]].concat());
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("2 passes of one token before each pass"), "{table}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::path::Path;
 use aios_engine::{EngineError, Executor, ExecutorOptions};
 use aios_validation::report::{SYNTHETIC, is_synthetic};
 use aios_validation::simulate::{
-    Design, Geometry, Hierarchy, PRESETS, Plan, Policy, Simulated, cachegrind, machine, preset,
-    simulate,
+    Design, Geometry, Hierarchy, PRESETS, Plan, Policy, Simulated, Smaller, cachegrind, machine,
+    preset, simulate,
 };
 use anyhow::Context;
 use clap::Args;
@@ -28,6 +28,7 @@ Examples:
   aios simulate -m model.gguf --cache desktop-36mb
   aios simulate -m model.gguf --ll 33554432,16,64 -n 16 --depth 2048
   aios simulate -m model.gguf --cache stacked-96mb --pass 4 -t 8 --json
+  aios simulate -m large.gguf -md small.gguf --pass 5 -n 20 --cache server-384mb --non-temporal
 
 Caches: machine (this one), desktop-36mb (Intel Core i9-13900K), server-32mb (a die of AMD EPYC
 9004), stacked-96mb (AMD Ryzen 7 7800X3D), server-384mb (AMD EPYC 9654). The accesses are those
@@ -61,7 +62,11 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     warm_up: u32,
-    /// Read weights past the caches, leaving nothing of them behind.
+    /// A smaller model (-md) that makes as many passes of one token before each pass as that has
+    /// tokens behind the first, as drafting does, or one: what both read behind the same caches.
+    #[arg(long, value_name = "FILE|NAME")]
+    model_draft: Option<String>,
+    /// Read weights past the caches, leaving nothing of them behind; those of -md never are.
     #[arg(long)]
     non_temporal: bool,
     /// Print JSON.
@@ -76,6 +81,8 @@ pub(super) struct SimulateArgs {
 #[derive(Serialize)]
 struct Report {
     model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model_draft: Option<String>,
     /// Whether the weights are random (SPEC Y1).
     synthetic: bool,
     cache: String,
@@ -98,17 +105,31 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let path = model_file(&args.model.model, &interrupt)?;
     let model =
         args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
-    let synthetic = is_synthetic(model.metadata());
+    let mut synthetic = is_synthetic(model.metadata());
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let passes = plan.tokens_per_pass.saturating_sub(1).max(1);
+    let mut small = match &args.model_draft {
+        Some(name) => {
+            let path = model_file(name, &interrupt)?;
+            let weights = WeightArgs { plan: None, ..args.weights.clone() };
+            let model = weights.load(&path, args.compute.exact, &interrupt)?;
+            synthetic |= is_synthetic(model.metadata());
+            let context = plan.depth.saturating_add(plan.all_passes().saturating_mul(passes));
+            Some(Executor::new(model, ExecutorOptions { context, ..options.clone() })?)
+        }
+        None => None,
+    };
     let mut executor = Executor::new(model, options)?;
+    let smaller = small.as_mut().map(|executor| Smaller { executor, passes });
     let bar = bar(TEMPLATE);
     bar.set_length(plan.all_passes() as u64);
-    let simulated = simulate(&mut executor, &plan, hierarchy, &mut |ended| {
+    let simulated = simulate(&mut executor, smaller, &plan, hierarchy, &mut |ended| {
         bar.set_position(ended as u64);
         if interrupt.is_set() { Err(EngineError::Cancelled) } else { Ok(()) }
     })?;
     bar.finish_and_clear();
-    let report = Report { model: file, synthetic, cache, simulated };
+    let beside = args.model_draft.clone();
+    let report = Report { model: file, model_draft: beside, synthetic, cache, simulated };
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
@@ -176,7 +197,7 @@ pub(super) fn decode(
     plan.depth = depth.min(executor.context().saturating_sub(plan.context()));
     let hierarchy = Hierarchy::new(design, 1).map_err(|error| Usage(error.to_string()))?;
     executor.truncate(0);
-    Ok(simulate(executor, &plan, hierarchy, &mut |_| between())?)
+    Ok(simulate(executor, None, &plan, hierarchy, &mut |_| between())?)
 }
 
 fn policy(text: &str) -> Result<Policy, String> {
@@ -186,7 +207,7 @@ fn policy(text: &str) -> Result<Policy, String> {
 }
 
 fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Report { model, synthetic, cache, simulated: s } = report;
+    let Report { model, model_draft, synthetic, cache, simulated: s } = report;
     if *synthetic {
         writeln!(out, "{SYNTHETIC}\n")?;
     }
@@ -213,5 +234,17 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     row("all", [reads[0], reads[1], s.dram_write_bytes_per_token])?;
     writeln!(out, "\ntouched       {:.3} MB/token", mb(s.touched_bytes_per_token))?;
     writeln!(out, "counted       {:.3} MB/token", mb(s.counted_bytes_per_token))?;
-    writeln!(out, "re-read ratio {:.4}", s.reread_ratio)
+    writeln!(out, "re-read ratio {:.4}", s.reread_ratio)?;
+    if let (Some(name), Some(smaller)) = (model_draft, &s.smaller) {
+        let (read, counted) = (smaller.dram_read_bytes_per_token, smaller.counted_bytes_per_token);
+        writeln!(
+            out,
+            "\nPart of all that but the counted bytes: {name}, {} passes of one token before each \
+             pass of the larger model:",
+            smaller.passes
+        )?;
+        writeln!(out, "DRAM reads    {:.3} MB/token", mb(read))?;
+        writeln!(out, "counted       {:.3} MB/token", mb(counted))?;
+    }
+    Ok(())
 }

@@ -11,5 +11,5 @@ pub use cache::{Cache, Evicted, Geometry, GeometryError};
 pub use hierarchy::{Design, Hierarchy, HierarchyError, Policy, THREADS_MAX};
 pub use presets::{Machine, MachineError, PRESETS, Preset, cachegrind, machine, preset};
 pub(crate) use run::reads;
-pub use run::{Behind, GroupTraffic, Plan, Simulated, simulate};
+pub use run::{Behind, GroupTraffic, Plan, Simulated, Smaller, SmallerTraffic, simulate};
 pub use traffic::{Group, Traffic};

@@ -20,8 +20,17 @@ pub struct Plan {
     pub passes: usize,
     /// Tokens of a pass: 1 is decoding, more is verifying, with the logits of every token.
     pub tokens_per_pass: usize,
-    /// Whether weights are read past the caches.
+    /// Whether weights are read past the caches; a smaller model's never are.
     pub non_temporal: bool,
+}
+
+/// A smaller model at work between the passes, such as one that drafts, behind the same caches.
+#[derive(Debug)]
+pub struct Smaller<'a> {
+    /// The model.
+    pub executor: &'a mut Executor,
+    /// Its passes of one token before each pass of the larger one.
+    pub passes: usize,
 }
 
 impl Plan {
@@ -89,6 +98,20 @@ pub struct Simulated {
     pub touched_bytes_per_token: f64,
     /// All DRAM reads over the touched bytes.
     pub reread_ratio: f64,
+    /// What of all that a smaller model's passes take, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smaller: Option<SmallerTraffic>,
+}
+
+/// What a smaller model's passes take, in bytes per token of the larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SmallerTraffic {
+    /// Its passes before each pass of the larger one.
+    pub passes: usize,
+    /// DRAM reads, of loads and of stores.
+    pub dram_read_bytes_per_token: f64,
+    /// Weight and cache bytes that its ledger counted.
+    pub counted_bytes_per_token: f64,
 }
 
 /// The caches that stand behind a figure of another report.
@@ -129,11 +152,23 @@ struct Watched {
     runs: Option<Vec<(u64, u64)>>,
     /// Distinct lines of the passes that have ended.
     touched: u64,
+    /// Lines that a smaller model's passes have read of memory.
+    smaller: u64,
 }
 
 impl Watched {
-    fn access(&mut self, access: &Access) {
-        let past = access.past || self.non_temporal && matches!(access.data, Data::Weights(_));
+    fn new(hierarchy: Hierarchy, non_temporal: bool, runs: Option<Vec<(u64, u64)>>) -> Self {
+        Self { hierarchy, non_temporal, runs, touched: 0, smaller: 0 }
+    }
+
+    /// Lines read of memory so far, to load and to store.
+    fn lines(&self) -> u64 {
+        self.hierarchy.traffic().reads() + self.hierarchy.traffic().reads_for_ownership()
+    }
+
+    fn access(&mut self, access: &Access, larger: bool) {
+        let weights = matches!(access.data, Data::Weights(_));
+        let past = access.past || larger && self.non_temporal && weights;
         self.hierarchy.access(access, !past);
         if let Some(runs) = &mut self.runs {
             runs.extend(self.hierarchy.lines(access));
@@ -161,11 +196,15 @@ fn distinct(runs: &mut [(u64, u64)]) -> u64 {
 
 /// The executor's end of what is watched.
 #[derive(Debug)]
-struct Feed(Arc<Mutex<Watched>>);
+struct Feed {
+    watched: Arc<Mutex<Watched>>,
+    /// Whether it is the executor of the larger model.
+    larger: bool,
+}
 
 impl Observer for Feed {
     fn access(&mut self, access: Access) {
-        lock(&self.0).access(&access);
+        lock(&self.watched).access(&access, self.larger);
     }
 
     fn sees_feed_forward(&self) -> bool {
@@ -178,30 +217,44 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
 }
 
 /// Carries out `plan` with an executor whose context holds it. `between` is called before every
-/// pass with how many have ended; what it returns ends the simulation.
+/// pass with how many have ended; what it returns ends the simulation. A smaller model's context
+/// must hold all of its passes; its bytes are part of all figures but `counted_bytes_per_token`.
 ///
 /// # Errors
 /// Those of [`Executor::forward`], and what `between` returns.
 pub fn simulate(
     executor: &mut Executor,
+    mut smaller: Option<Smaller<'_>>,
     plan: &Plan,
     hierarchy: Hierarchy,
     between: &mut dyn FnMut(usize) -> Result<(), EngineError>,
 ) -> Result<Simulated, EngineError> {
     let (caches, threads) = (hierarchy.design(), hierarchy.threads());
     let non_temporal = plan.non_temporal;
-    let watched = Watched { hierarchy, non_temporal, runs: Some(Vec::new()), touched: 0 };
+    let watched = Watched::new(hierarchy, non_temporal, Some(Vec::new()));
     let watched = Arc::new(Mutex::new(watched));
-    let before = executor.observe(Some(Box::new(Feed(Arc::clone(&watched)))));
-    let outcome = run(executor, plan, &watched, between);
+    let feed = |larger| Some(Box::new(Feed { watched: Arc::clone(&watched), larger }) as Box<_>);
+    let before = executor.observe(feed(true));
+    let before_smaller = smaller.as_mut().map(|smaller| smaller.executor.observe(feed(false)));
+    let outcome = run(executor, smaller.as_mut(), plan, &watched, between);
     executor.observe(before);
+    if let (Some(smaller), Some(before)) = (&mut smaller, before_smaller) {
+        smaller.executor.observe(before);
+    }
     outcome?;
     let watched = lock(&watched);
     let tokens = (plan.passes * plan.tokens_per_pass).max(1) as f64;
     let line = f64::from(caches.shared.line_bytes());
     let bytes = |lines: u64| lines as f64 * line / tokens;
     let traffic = watched.hierarchy.traffic();
-    let all_reads = traffic.reads() + traffic.reads_for_ownership();
+    let smaller = smaller.map(|Smaller { executor, passes }| {
+        let counted = executor.ledger().phase(Phase::Draft);
+        SmallerTraffic {
+            passes,
+            dram_read_bytes_per_token: bytes(watched.smaller),
+            counted_bytes_per_token: (counted.weights + counted.kv_read) as f64 / tokens,
+        }
+    });
     Ok(Simulated {
         source: "simulated",
         caches,
@@ -218,7 +271,8 @@ pub fn simulate(
         groups: groups(traffic, &bytes),
         counted_bytes_per_token: executor.ledger().phase(plan.phase()).read_per_token(),
         touched_bytes_per_token: bytes(watched.touched),
-        reread_ratio: all_reads as f64 / watched.touched.max(1) as f64,
+        reread_ratio: watched.lines() as f64 / watched.touched.max(1) as f64,
+        smaller,
     })
 }
 
@@ -236,9 +290,9 @@ pub(crate) fn reads(
     work: &mut Work<'_>,
 ) -> Result<Vec<(Group, u64)>, EngineError> {
     let line = u64::from(hierarchy.design().shared.line_bytes());
-    let watched = Watched { hierarchy, non_temporal: false, runs: None, touched: 0 };
-    let watched = Arc::new(Mutex::new(watched));
-    let before = executor.observe(Some(Box::new(Feed(Arc::clone(&watched)))));
+    let watched = Arc::new(Mutex::new(Watched::new(hierarchy, false, None)));
+    let feed = Feed { watched: Arc::clone(&watched), larger: true };
+    let before = executor.observe(Some(Box::new(feed)));
     let outcome = work(executor, &|| lock(&watched).hierarchy.reset_traffic());
     executor.observe(before);
     outcome?;
@@ -261,19 +315,37 @@ fn groups(traffic: &Traffic, bytes: &dyn Fn(u64) -> f64) -> Vec<GroupTraffic> {
 /// The passes; counts start after those that warm up.
 fn run(
     executor: &mut Executor,
+    mut smaller: Option<&mut Smaller<'_>>,
     plan: &Plan,
     watched: &Mutex<Watched>,
     between: &mut dyn FnMut(usize) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     executor.skip_to(plan.depth)?;
     let mut tokens = Tokens::of(executor);
+    let mut drafts = match &mut smaller {
+        Some(smaller) => {
+            smaller.executor.skip_to(plan.depth)?;
+            Some(Tokens::of(smaller.executor))
+        }
+        None => None,
+    };
     for pass in 0..plan.all_passes() {
         between(pass)?;
         if pass == plan.warm_up {
             executor.reset_ledger();
+            smaller.iter_mut().for_each(|smaller| smaller.executor.reset_ledger());
             let mut watched = lock(watched);
             watched.hierarchy.reset_traffic();
-            watched.touched = 0;
+            (watched.touched, watched.smaller) = (0, 0);
+        }
+        if let (Some(smaller), Some(drafts)) = (&mut smaller, &mut drafts) {
+            let before = lock(watched).lines();
+            for _ in 0..smaller.passes {
+                let ids = drafts.take(1);
+                smaller.executor.forward(&ids, Phase::Draft, Want::All, &mut |_, _| Ok(()))?;
+            }
+            let mut watched = lock(watched);
+            watched.smaller += watched.lines() - before;
         }
         let ids = tokens.take(plan.tokens_per_pass);
         executor.forward(&ids, plan.phase(), Want::All, &mut |_, _| Ok(()))?;
@@ -298,7 +370,7 @@ mod tests {
         let mut executor =
             Executor::new(model, ExecutorOptions::new(plan.context())).expect("an executor");
         let hierarchy = Hierarchy::new(design, threads).expect("a hierarchy");
-        simulate(&mut executor, plan, hierarchy, &mut |_| Ok(())).expect("a simulation")
+        simulate(&mut executor, None, plan, hierarchy, &mut |_| Ok(())).expect("a simulation")
     }
 
     fn of_bytes(bytes: u64) -> Design {
@@ -381,6 +453,41 @@ mod tests {
         assert!(simulated(&PLAN, server, 8).reread_ratio < 0.1);
     }
 
+    /// A smaller model stays in a cache that holds it and not both if the larger one is read past
+    /// it, and does not otherwise.
+    #[test]
+    fn a_smaller_model_stays_where_the_larger_one_passes_by() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
+        let load = |name| {
+            let model = Model::load(&models.join(name)).expect("a micro model");
+            Executor::new(model, ExecutorOptions::new(64)).expect("an executor")
+        };
+        let (mut larger, mut smaller) =
+            (load("micro-llama-q4km.gguf"), load("micro-qwen2-q4km.gguf"));
+        let mut pair = |non_temporal, bytes, passes| {
+            larger.truncate(0);
+            smaller.truncate(0);
+            let hierarchy = Hierarchy::new(of_bytes(bytes), 1).expect("a hierarchy");
+            let plan = Plan { tokens_per_pass: 4, non_temporal, ..PLAN };
+            let smaller = Smaller { executor: &mut smaller, passes };
+            let done = simulate(&mut larger, Some(smaller), &plan, hierarchy, &mut |_| Ok(()));
+            let done = done.expect("a simulation");
+            (done.smaller.expect("there is one"), done.dram_read_bytes_per_token)
+        };
+        let (none, alone) = pair(false, 16 << 10, 0);
+        assert_eq!((none.dram_read_bytes_per_token, none.counted_bytes_per_token), (0.0, 0.0));
+        let (beside, both) = pair(false, 16 << 10, 3);
+        let (read, counted) = (beside.dram_read_bytes_per_token, beside.counted_bytes_per_token);
+        assert!(counted > 0.0 && read > 0.95 * counted && read < 1.1 * counted, "{beside:?}");
+        assert!((both - alone - read).abs() < 0.02 * both, "{alone} and {read} make {both}");
+        // Three quarters of a token's bytes are the smaller one's: it fits, both do not.
+        let room = (4.0 / 3.0 * counted * 1.5) as u64;
+        let room = room.next_power_of_two();
+        let [swept, kept] = [false, true].map(|past| pair(past, room, 3).0);
+        let [swept, kept] = [swept, kept].map(|one| one.dram_read_bytes_per_token / counted);
+        assert!(kept < 0.1 && kept < swept, "{kept} of its bytes, {swept} without");
+    }
+
     #[test]
     fn it_can_be_interrupted_and_leaves_no_observer() {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
@@ -389,11 +496,11 @@ mod tests {
             Executor::new(model, ExecutorOptions::new(PLAN.context())).expect("an executor");
         let hierarchy = Hierarchy::new(of_bytes(64 << 10), 1).expect("a hierarchy");
         let mut stop = |pass| if pass == 2 { Err(EngineError::Cancelled) } else { Ok(()) };
-        let outcome = simulate(&mut executor, &PLAN, hierarchy.clone(), &mut stop);
+        let outcome = simulate(&mut executor, None, &PLAN, hierarchy.clone(), &mut stop);
         assert!(matches!(outcome, Err(EngineError::Cancelled)));
         assert!(executor.observe(None).is_none());
         let deep = Plan { depth: 1 << 20, ..PLAN };
-        let outcome = simulate(&mut executor, &deep, hierarchy, &mut |_| Ok(()));
+        let outcome = simulate(&mut executor, None, &deep, hierarchy, &mut |_| Ok(()));
         assert!(matches!(outcome, Err(EngineError::PromptTooLong { .. })));
     }
 }

@@ -45,7 +45,10 @@ fn figures_follow_the_caches_and_the_passes() {
     let pair = report(&[&three[..], &["-md", small]].concat());
     assert_eq!((&pair["smaller"]["passes"], &pair["model_draft"]), (&2.into(), &small.into()));
     let of_small = figure(&pair["smaller"], "dram_read_bytes_per_token");
-    let [alone, both] = [&alone, &pair].map(|one| figure(one, "dram_read_bytes_per_token"));
+    let all = |one| {
+        figure(one, "dram_read_bytes_per_token") + figure(one, "dram_ownership_bytes_per_token")
+    };
+    let [alone, both] = [&alone, &pair].map(all);
     assert!(of_small > 0.5 * alone && (both - alone - of_small).abs() < 0.05 * both, "{pair}");
     let table = simulate(&[&three[..], &["-md", small]].concat());
     let table = String::from_utf8(table.stdout).unwrap();

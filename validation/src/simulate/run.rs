@@ -472,7 +472,8 @@ mod tests {
             let smaller = Smaller { executor: &mut smaller, passes };
             let done = simulate(&mut larger, Some(smaller), &plan, hierarchy, &mut |_| Ok(()));
             let done = done.expect("a simulation");
-            (done.smaller.expect("there is one"), done.dram_read_bytes_per_token)
+            let all = done.dram_read_bytes_per_token + done.dram_ownership_bytes_per_token;
+            (done.smaller.expect("there is one"), all)
         };
         let (none, alone) = pair(false, 16 << 10, 0);
         assert_eq!((none.dram_read_bytes_per_token, none.counted_bytes_per_token), (0.0, 0.0));

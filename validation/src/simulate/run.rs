@@ -481,9 +481,8 @@ mod tests {
         let (read, counted) = (beside.dram_read_bytes_per_token, beside.counted_bytes_per_token);
         assert!(counted > 0.0 && read > 0.95 * counted && read < 1.1 * counted, "{beside:?}");
         assert!((both - alone - read).abs() < 0.02 * both, "{alone} and {read} make {both}");
-        // Three quarters of a token's bytes are the smaller one's: it fits, both do not.
-        let room = (4.0 / 3.0 * counted * 1.5) as u64;
-        let room = room.next_power_of_two();
+        // Three of its passes make four tokens: half as much again as one reads holds it, not both.
+        let room = ((4.0 / 3.0 * counted * 1.5) as u64).next_multiple_of(1024);
         let [swept, kept] = [false, true].map(|past| pair(past, room, 3).0);
         let [swept, kept] = [swept, kept].map(|one| one.dram_read_bytes_per_token / counted);
         assert!(kept < 0.1 && kept < swept, "{kept} of its bytes, {swept} without");

@@ -214,3 +214,33 @@ pub(crate) fn ranked(scores: Scores<'_>, k: usize) -> Vec<(u32, u32)> {
     list.sort_unstable_by(by_rank);
     list.into_iter().map(|(id, logit)| (id, logit.to_bits())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each number of best rows has its own limit, and a pass that is faster again behind one that
+    /// is not does not count.
+    #[test]
+    fn a_screen_pays_up_to_the_first_pass_that_it_does_not_speed_up() {
+        let of = |best, positions, screened_ms| Times {
+            best,
+            positions,
+            whole_ms: 1.0,
+            screened_ms,
+            samples: 9,
+        };
+        let times = [
+            of(1, 1, 0.7),
+            of(1, 2, 0.9),
+            of(1, 4, 0.999),
+            of(1, 8, 0.5),
+            of(TOP, 1, 0.996),
+            of(TOP, 2, 0.8),
+        ];
+        assert_eq!((paying(&times, 1), paying(&times, TOP)), (2, 0));
+        assert_eq!(paying(&times[..1], 1), 1);
+        assert_eq!(paying(&times[5..], TOP), 2);
+        assert_eq!(paying(&[], 1), 0);
+    }
+}

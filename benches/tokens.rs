@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aios_contract::{Role, TensorName};
+use aios_contract::{Placement, Role, TensorName};
 use aios_engine::{ConfigError, Executor, ExecutorOptions, LoadError, Model, Want};
 use aios_residency::{Ledger, Phase, TierBytes};
 use criterion::measurement::{Measurement, ValueFormatter};
@@ -157,28 +157,22 @@ fn executor(model: &Arc<Model>) -> Executor {
 /// themselves, over the fastest of a few tokens.
 fn ledger_share(model: &Model, executor: &mut Executor) -> f64 {
     const TOKENS: u32 = 2000;
-    const ROLES: [Role; 7] = [
-        Role::AttnQ,
-        Role::AttnK,
-        Role::AttnV,
-        Role::AttnOutput,
-        Role::FfnGate,
-        Role::FfnUp,
-        Role::FfnDown,
-    ];
+    // More than any model has: matrices, gains and biases of each kind.
+    let (of_layer, of_model): (Vec<Role>, Vec<Role>) =
+        Role::all().partition(|role| role.placement() == Placement::Layer);
     let layers = model.config().layers;
     let mut ledger = Ledger::new(layers);
     let started = Instant::now();
     for _ in 0..TOKENS {
         ledger.start_pass(Phase::Decode, 1);
         for layer in 0..u32::try_from(layers).expect("few layers") {
-            for role in ROLES {
+            for &role in &of_layer {
                 ledger.read(black_box(TensorName { role, layer: Some(layer) }), black_box(1000));
             }
             let hot = |bytes| TierBytes { hot: black_box(bytes), ..TierBytes::default() };
             ledger.kv(hot(1000), hot(1));
         }
-        for role in [Role::TokenEmbedding, Role::Head] {
+        for &role in &of_model {
             ledger.read(black_box(TensorName { role, layer: None }), black_box(1000));
         }
     }

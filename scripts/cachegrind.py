@@ -28,11 +28,19 @@ FIRST = "32768,8"
 
 
 def numbers(text, count):
-    """A list of positive integers, as `33554432,16,64`."""
+    """A list of integers that are not negative, as `33554432,16,64`."""
     parts = [int(part) for part in text.split(",")]
     if len(parts) != count or min(parts) < 0:
-        raise ValueError(text)
+        raise ValueError(f"{text!r} is no list of {count} numbers")
     return parts
+
+
+def two_counts(text):
+    """Two token counts, the second larger."""
+    counts = numbers(text, 2)
+    if counts[1] <= counts[0]:
+        raise ValueError(f"of {text!r} the second number must be the larger one")
+    return counts
 
 
 def parse_summary(text):
@@ -94,11 +102,11 @@ def main():
     parser.add_argument("command", nargs="+", help="after --: what to run, with {n}")
     args = parser.parse_args()
     try:
-        ll, counts = numbers(args.ll, 3), numbers(args.tokens, 2)
+        ll, counts = numbers(args.ll, 3), two_counts(args.tokens)
     except ValueError as error:
-        parser.error(f"not a list of numbers: {error}")
-    if counts[1] <= counts[0]:
-        parser.error("the second count of --tokens must be the larger one")
+        parser.error(str(error))
+    if args.per_pass < 1:
+        parser.error("--per-pass must be positive")
     found = measure(args.command, ll, counts, args.per_pass)
     if args.json:
         print(json.dumps({"command": args.command, **found}, indent=2))

@@ -8,11 +8,12 @@ For each point, one thread of the AVX2 path: DRAM reads that the simulation give
 that cachegrind counts. They must be within 3 % of each other; so must reads and stores that miss
 together. The caches are chosen for SmolLM2-135M. At `fits` the model fits the cache, and what
 counts is a run from its first token on: the weights come in once, and what a token reads is its
-share of them. `warm` is the same cache once they are in. Hardly anything is read there, and 3 % of
-it is less than a line, so the rule is 3 % or 0.02 MB a token; the table says which of the two
-held. At `half`, which runs only if it is named, the caches have one way fewer than the model's 97
-MB need: about half of it stays, and each line that the ledger does not know of (code, stack) can
-drive out twelve, so that agreement is not to be expected there.
+share of them; the pass by which the benchmark warms up is the one that finds nothing. `warm` is
+the same cache once they are in. Hardly anything is read there, and 3 % of it is two lines, so the
+rule is 3 % or 0.02 MB a token; the table says which of the two held. At `half`, which runs only if
+it is named, the caches have one way fewer than the model's 97 MB need: about half of it stays, and
+each line that the ledger does not know of (code, stack) can drive out twelve, so that agreement is
+not to be expected there.
 
 The peer, where there is one, must not read less than we do, by more than 0.3 % of what it reads or
 0.02 MB. At `fits` it is not asked: for no tokens it does not load the model, so that loading would
@@ -24,6 +25,7 @@ takes about a minute for a model of 100 MB.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 
@@ -166,10 +168,17 @@ def main():
     names = args.points.split(",")
     if not set(names) <= POINTS.keys():
         parser.error(f"--points: known are {', '.join(POINTS)}")
-    args.tokens = args.tokens and cachegrind.numbers(args.tokens, 2)
+    try:
+        args.tokens = args.tokens and cachegrind.two_counts(args.tokens)
+    except ValueError as error:
+        parser.error(str(error))
+    for program in filter(None, [args.aios, args.peer]):
+        if not shutil.which(program):
+            parser.error(f"{program} is no program")
     # Panels are made outside valgrind.
     command = [args.aios, "logits", "-m", args.model, "--ids", "1"]
-    subprocess.run(command, capture_output=True, check=True)
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+        sys.exit(f"error: {' '.join(command)} has failed")
     print("MB/token, reads that miss the last level; then with stores that miss")
     print("| point | counted | simulated | cachegrind | apart | MB apart | within "
           "| simulated + stores | cachegrind + stores | MB apart | within | re-read ratio | peer "

@@ -38,6 +38,8 @@ impl StopReason {
 /// The cost of one answer, or of several in a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
+    /// Whether the model's weights are synthetic: then only bytes and speed mean anything.
+    pub synthetic: bool,
     /// Tokens of the rendered prompt.
     pub prompt_tokens: u64,
     /// Of those, the ones whose keys and values were there already.
@@ -150,6 +152,7 @@ impl Stats {
             (Some(a), Some(b)) if n + m > 0.0 => Some((a * n + b * m) / (n + m)),
             (a, b) => a.or(b),
         };
+        self.synthetic |= later.synthetic;
         self.bytes_per_token = mean(self.bytes_per_token, later.bytes_per_token);
         self.disk_bytes_per_token = mean(self.disk_bytes_per_token, later.disk_bytes_per_token);
         self.mb_per_token = megabytes_per_token(self.bytes_per_token);
@@ -218,6 +221,9 @@ impl fmt::Display for Stats {
         if let Some(bytes) = self.peak_resident_bytes {
             write!(f, " | peak {:.0} MB resident", bytes as f64 / 1e6)?;
         }
+        if self.synthetic {
+            write!(f, " | synthetic weights")?;
+        }
         write!(f, "]")
     }
 }
@@ -242,6 +248,7 @@ mod tests {
     use super::*;
 
     const ONE: Stats = Stats {
+        synthetic: false,
         prompt_tokens: 40,
         reused_tokens: 30,
         generated_tokens: 20,

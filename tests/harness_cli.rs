@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use aios_engine::gguf::Gguf;
 use serde_json::{Value, json};
@@ -120,7 +121,7 @@ fn zeros_are_measured_and_too_few_prompts_prove_nothing() {
     let r1 = |count: u32| {
         let mut lines = String::new();
         for i in 0..count {
-            writeln!(lines, "{{\"text\": \"The engine reads {i} bytes of the file.\"}}").unwrap();
+            writeln!(lines, "{{\"text\": \"{i} bytes of the file are read.\"}}").unwrap();
         }
         fs::write(&prompts, lines).unwrap();
         let args = ["--calibration", prompts.to_str().unwrap(), "--tokens", "8"];
@@ -134,7 +135,10 @@ fn zeros_are_measured_and_too_few_prompts_prove_nothing() {
     let (zeros, few) = r1(3);
     assert!((0.0..=1.0).contains(&zeros), "{zeros}");
     assert_eq!(few["verdict"], "unknown", "{few}");
-    assert!(few["evidence"].as_str().unwrap().contains("3 prompts prove nothing"), "{few}");
+    assert!(
+        few["evidence"].as_str().unwrap().contains("3 different prompts prove nothing"),
+        "{few}"
+    );
     let (zeros, enough) = r1(1000);
     assert!((0.70..1.0).contains(&zeros), "{zeros}");
     assert_eq!(enough["verdict"], "pass", "{enough}");
@@ -207,4 +211,98 @@ fn what_levers_save_is_taken_from_their_report_of_this_model() {
     let later = desk.run("compliance", &model(LLAMA), &file);
     assert_eq!(later.status.code(), Some(1));
     assert!(stderr(&later).contains("schema 99"), "{}", stderr(&later));
+}
+
+#[test]
+fn the_same_prompt_again_proves_nothing_more() {
+    let desk = Desk::new();
+    let prompts = desk.path("prompts.jsonl");
+    fs::write(&prompts, "{\"text\": \"Once more.\"}\n".repeat(1000)).unwrap();
+    let report = desk.comply(&model(RELU), &["--calibration", prompts.to_str().unwrap()]);
+    let r1 = finding(&report, "R1");
+    assert_eq!(r1["verdict"], "unknown", "{r1}");
+    assert!(r1["evidence"].as_str().unwrap().contains("1 different prompts prove nothing"), "{r1}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_manifest_that_is_no_file_fails_r5_and_nothing_waits_for_it() {
+    let desk = Desk::new();
+    let copy = desk.path("odd.gguf");
+    fs::copy(model(LLAMA), &copy).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(desk.path("odd.manifest.json")).unwrap();
+    let report = desk.comply(&copy, &[]);
+    let r5 = finding(&report, "R5");
+    assert_eq!(r5["verdict"], "fail", "{r5}");
+    assert!(r5["evidence"].as_str().unwrap().contains("not a regular file"), "{r5}");
+}
+
+#[test]
+fn what_cannot_be_written_or_measured_is_said_before_the_work() {
+    let desk = Desk::new();
+    let blocked = desk.path("file");
+    fs::write(&blocked, "no folder").unwrap();
+    let out = blocked.join("report");
+    for command in ["baseline", "compliance", "levers", "headroom"] {
+        let mut args = vec!["--out", out.to_str().unwrap()];
+        let prompts = blocked.to_str().unwrap();
+        if command == "headroom" {
+            args.extend(["--calibration", prompts]);
+        }
+        let output = desk.run(command, &desk.path("no model"), &args);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(stderr(&output).contains("cannot write into"), "{command}: {}", stderr(&output));
+    }
+    let screened = desk.run("baseline", &model(LLAMA), &["--screen", "on"]);
+    assert_eq!(screened.status.code(), Some(2), "{}", stderr(&screened));
+    assert!(stderr(&screened).contains("`aios levers` measures"), "{}", stderr(&screened));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_baseline_says_so_by_its_exit_code() {
+    let desk = Desk::new();
+    let mut aios = desk.aios("baseline");
+    aios.arg("-m").arg(model(LLAMA)).args(["--runs", "1000", "--tokens", "400", "--verbose"]);
+    aios.args(["--cache", "desktop-36mb"]).stderr(Stdio::null()).stdout(Stdio::null());
+    let mut child = aios.spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    // Some runs are over by then; a thousand of them take minutes.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn reports_on_synthetic_weights_are_stamped() {
+    let desk = Desk::new();
+    let file = desk.path("synthetic.gguf");
+    let shape = ["--shape", "smollm2-135m", "--layers", "2", "--vocab", "600"];
+    let made = desk.aios("synth").args(shape).arg(&file).output().unwrap();
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let text = desk.path("text.txt");
+    fs::write(&text, "What nobody has read says nothing. ".repeat(20)).unwrap();
+    let text = text.to_str().unwrap();
+    let printed = |command: &str, args: &[&str]| {
+        let output = desk.run(command, &file, args);
+        assert_eq!(output.status.code(), Some(0), "{command}: {}", stderr(&output));
+        (String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    const STAMP: &str = "Synthetic weights: speed and bytes only";
+    assert!(printed("perplexity", &["-f", text, "-c", "32"]).0.contains(STAMP));
+    let json: Value =
+        serde_json::from_str(&printed("perplexity", &["-f", text, "-c", "32", "--json"]).0)
+            .unwrap();
+    assert_eq!(json["synthetic"], true);
+    let logits = printed("logits", &["--ids", "1,2"]).0;
+    assert_eq!(serde_json::from_str::<Value>(&logits).unwrap()["synthetic"], true);
+    let plan = desk.path("plan");
+    let made = printed("profile", &["--out", plan.to_str().unwrap(), "--no-repack"]).0;
+    assert!(made.contains(STAMP), "{made}");
+    // Nothing can be screened for 40 of 600 rows, which is not to have read more than there is.
+    let whole = made.lines().find(|line| line.starts_with("| 40 best | 1.000 |")).unwrap();
+    assert!(!whole.ends_with(" 0 of 0 |"), "{whole}");
+    let (_, said) = printed("run", &["-p", "x", "-n", "4", "--no-plan", "--stats", "json"]);
+    let stats: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(stats["synthetic"], true, "{said}");
 }

@@ -173,6 +173,27 @@ impl Role {
         self.row().3
     }
 
+    /// What is added to a product with a matrix of this role, or to what a gain has scaled.
+    pub const fn bias(self) -> Option<Self> {
+        Some(match self {
+            Self::OutputNorm => Self::OutputNormBias,
+            Self::AttnNorm => Self::AttnNormBias,
+            Self::AttnNorm2 => Self::AttnNorm2Bias,
+            Self::AttnQ => Self::AttnQBias,
+            Self::AttnK => Self::AttnKBias,
+            Self::AttnV => Self::AttnVBias,
+            Self::AttnQkv => Self::AttnQkvBias,
+            Self::AttnOutput => Self::AttnOutputBias,
+            Self::FfnNorm => Self::FfnNormBias,
+            Self::FfnUp => Self::FfnUpBias,
+            Self::FfnDown => Self::FfnDownBias,
+            Self::EmbeddingNorm => Self::EmbeddingNormBias,
+            Self::AttnOutputNorm => Self::AttnOutputNormBias,
+            Self::LayerOutputNorm => Self::LayerOutputNormBias,
+            _ => return None,
+        })
+    }
+
     /// The full GGUF name; `layer` is ignored for a role that stands once a model.
     pub fn gguf_name(self, layer: usize) -> String {
         match self.placement() {
@@ -192,6 +213,11 @@ pub struct TensorName {
 }
 
 impl TensorName {
+    /// The name of the bias that goes with a matrix or a gain.
+    pub fn bias(self) -> Option<Self> {
+        Some(Self { role: self.role.bias()?, ..self })
+    }
+
     /// Reads a GGUF tensor name; `None` for a name that is not in the table.
     pub fn parse(name: &str) -> Option<Self> {
         let (layer, suffix) = match name.strip_prefix("blk.") {
@@ -221,6 +247,16 @@ mod tests {
             let parsed = TensorName::parse(&role.gguf_name(17)).expect("a name of the table");
             let layer = (role.placement() == Placement::Layer).then_some(17);
             assert_eq!(parsed, TensorName { role, layer });
+        }
+    }
+
+    #[test]
+    fn biases_go_with_the_tensor_of_the_same_stem() {
+        for role in Role::all() {
+            let stem = role.suffix().strip_suffix(".weight");
+            let bias = stem.map(|stem| format!("{stem}.bias"));
+            let listed = Role::all().find(|other| Some(other.suffix()) == bias.as_deref());
+            assert_eq!(role.bias(), listed, "{role:?}");
         }
     }
 

@@ -11,6 +11,7 @@ use aios_kernels::{
 };
 use aios_residency::{KvArena, SharedPages};
 use std::io;
+use std::ops::Range;
 
 /// Pages at the start of a sequence that stay as they were written.
 const SINK_PAGES: usize = 1;
@@ -394,24 +395,23 @@ impl KvCache {
     }
 
     /// Writes to the colder tiers what queries up to the page of position `last` see there, in one
-    /// layer. Returns the bytes written to warm and cold pages.
-    pub(crate) fn demote(&mut self, isa: Isa, layer: usize, last: usize) -> [usize; 2] {
-        let Some(colder) = &mut self.colder else { return [0, 0] };
+    /// layer. Returns the pages.
+    pub(crate) fn demote(&mut self, isa: Isa, layer: usize, last: usize) -> Range<usize> {
+        let Some(colder) = &mut self.colder else { return 0..0 };
         let hot = view(&self.hot, self.plan.hot, layer);
         let ColderPlan { tiers, warm, cold } = colder.plan;
         let pages = tiers.demoted(last / BLOCK);
         let pages = pages.start.max(colder.demoted)..pages.end;
-        let count = pages.len();
         let mut to = ColderMut {
             plan: tiers,
             warm: view_mut(&mut colder.warm, warm, layer),
             cold: colder.cold.as_mut().zip(cold).map(|(cold, shape)| view_mut(cold, shape, layer)),
             bias: bias_of(&colder.biases, &colder.tables, layer),
         };
-        for page in pages {
+        for page in pages.clone() {
             to.demote(isa, hot, page);
         }
-        [count * warm.page_bytes(), count * cold.map_or(0, |cold| cold.page_bytes())]
+        pages
     }
 
     /// All layers have written the positions up to `len` and what goes with them.

@@ -117,10 +117,18 @@ impl Meter {
         }
     }
 
-    /// The gain and bias of a norm are read; they are not counted.
-    pub(crate) fn norm(&mut self, name: TensorName, norm: &NormWeights) {
-        for vector in std::iter::once(&norm.gain).chain(&norm.bias) {
-            self.observe(|| Access::read(Data::Weights(name), vector));
+    /// What goes with the matrix or the gain `of` is read.
+    pub(crate) fn bias(&mut self, of: TensorName, bias: &[f32]) {
+        self.weights(of.bias().unwrap_or(of), size_of_val(bias), bias);
+    }
+
+    /// The gain and bias of a norm are read; `layer` is `None` for that behind all layers.
+    pub(crate) fn norm(&mut self, layer: Option<usize>, norm: &NormWeights) {
+        let layer = layer.and_then(|layer| u32::try_from(layer).ok());
+        let name = TensorName { role: norm.role, layer };
+        self.weights(name, size_of_val(&*norm.gain), &norm.gain);
+        if let Some(bias) = &norm.bias {
+            self.bias(name, bias);
         }
     }
 
@@ -189,10 +197,21 @@ impl Meter {
         (kv.shape.kv_heads * (keys.len() + values.len())) as u64
     }
 
-    /// So many bytes were written to warm and cold pages.
-    pub(crate) fn demoted(&mut self, [warm, cold]: [usize; 2]) {
-        let written = TierBytes { hot: 0, warm: warm as u64, cold: cold as u64 };
-        self.ledger.kv(TierBytes::default(), written);
+    /// Pages of `layer` were read as they had been written, and written to the colder tiers.
+    pub(crate) fn demoted(&mut self, layer: usize, cache: KvTiers<'_>, pages: Range<usize>) {
+        let number = u32::try_from(layer).unwrap_or(u32::MAX);
+        let (mut read, mut written) = (TierBytes::default(), TierBytes::default());
+        let cold = cache.colder.as_ref().is_some_and(|colder| colder.cold.is_some());
+        for page in pages {
+            let positions = page * BLOCK..(page + 1) * BLOCK;
+            let of = |tier| place(&cache, tier, page, &positions);
+            read.hot += self.run(number, of(KvTier::Hot), Access::read);
+            written.warm += self.run(number, of(KvTier::Warm), Access::write);
+            if cold {
+                written.cold += self.run(number, of(KvTier::Cold), Access::write);
+            }
+        }
+        self.ledger.kv(read, written);
     }
 
     pub(crate) fn head(&mut self, rows: &[f32]) {

@@ -216,6 +216,10 @@ fn the_ledger_counts_each_tier_and_memory_shrinks() {
     assert_eq!(bytes.kv_written_tiers.warm, 0);
     // The next position begins page 19, for which page 16 leaves the window.
     let bytes = decoded(&mut tiered, 1216);
+    // Pages 0, 17, 18 and one position of 19, whose keys are read in groups of 16, and page 16 to
+    // be written colder.
+    let newest = (heads * 2 * (16 * k + v)) as u64;
+    assert_eq!(bytes.kv_read_tiers.hot, (3 + 1) * 64 * hot + newest);
     assert_eq!(bytes.kv_written_tiers.warm, 64 * warm);
     assert_eq!(bytes.kv_written_tiers.cold, 64 * cold);
     let mut plain = executor(&model, options(KvTiering::Off));

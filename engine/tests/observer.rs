@@ -1,8 +1,9 @@
 //! What an observer sees is what the ledger counts, and seeing changes nothing.
 
-use aios_contract::{Role, RoleGroup};
+use aios_contract::{Role, RoleGroup, TensorName};
 use aios_engine::{EngineError, Executor, ExecutorOptions, Inner, Model, Observer, Want};
 use aios_residency::{Access, Data, Phase};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -78,16 +79,46 @@ fn an_observer_sees_what_the_ledger_counts() {
             seen.accesses.iter().filter(|access| wanted(access)).map(|a| a.bytes as u64).sum()
         };
         let ledger = [Phase::Prefill, Phase::Verify].map(|phase| executor.ledger().phase(phase));
-        // Norms are vectors, which the ledger leaves out.
-        let norm = |role: Role| role.group() == RoleGroup::Norm;
-        let counted = |data| matches!(data, Data::Weights(name) if !norm(name.role));
-        let weights = sum(&|access| counted(access.data));
+        let weights = sum(&|access| matches!(access.data, Data::Weights(_)));
         assert_eq!(weights, ledger.iter().map(|phase| phase.weights).sum::<u64>(), "{name}");
-        assert!(sum(&|access| matches!(access.data, Data::Weights(name) if norm(name.role))) > 0);
+        for role in Role::all() {
+            let of = |data| matches!(data, Data::Weights(name) if name.role == role);
+            let counted = ledger.iter().flat_map(|phase| &phase.roles);
+            let counted: u64 = counted.filter(|entry| entry.role == role).map(|e| e.bytes).sum();
+            assert_eq!(counted, sum(&|access| of(access.data)), "{name}, {role:?}");
+        }
         let cache = |access: &Access| matches!(access.data, Data::Keys(_) | Data::Values(_));
         let read = sum(&|access| cache(access) && !access.write);
         assert_eq!(read, ledger.iter().map(|phase| phase.kv_read).sum::<u64>(), "{name}");
         assert!(sum(&|access| cache(access) && access.write) > 0);
+    }
+}
+
+/// Every tensor of a file is read once by a pass, but for the embedding and what a head is tied to;
+/// vectors are floats in memory.
+#[test]
+fn gains_and_biases_count_under_their_own_roles() {
+    for name in ["micro-llama-q4km.gguf", "micro-qwen2-q4km.gguf", "micro-falcon-q4km.gguf"] {
+        let mut executor = executor(name);
+        executor.forward(&[1], Phase::Decode, Want::Last, &mut |_, _| Ok(())).expect("a pass");
+        let decode = executor.ledger().phase(Phase::Decode);
+        let bytes = |role| decode.roles.iter().find(|e| e.role == role).map_or(0, |e| e.bytes);
+        let tensors = executor.model().tensors().iter();
+        let named = tensors.filter_map(|t| Some((TensorName::parse(&t.name)?.role, t)));
+        let embedding = |role: Role| role.group() == RoleGroup::Embedding;
+        let (mut wanted, mut vectors) = (BTreeMap::new(), 0);
+        for (role, tensor) in named.filter(|(role, _)| !embedding(*role)) {
+            let vector = tensor.shape.len() == 1;
+            vectors += usize::from(vector);
+            let size = if vector { 4 * tensor.shape[0] } else { tensor.bytes() };
+            *wanted.entry(role).or_insert(0) += size;
+        }
+        assert!(vectors > 4, "{name}");
+        for (role, wanted) in wanted {
+            assert_eq!(bytes(role), wanted, "{name}, {role:?}");
+        }
+        let sum: u64 = executor.model().bytes_per_token().iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(decode.weights, sum, "{name}");
     }
 }
 

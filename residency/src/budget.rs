@@ -1,7 +1,10 @@
 //! Budgets of memory: how they are written, and what the system has to give.
 
-use std::fs;
+use crate::text::read_text;
 use std::path::Path;
+
+/// The most of a file of the kernel's that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What follows a number of bytes, and what it multiplies by.
 const UNITS: [(&str, u64); 8] = [
@@ -47,7 +50,7 @@ pub fn available_bytes() -> Option<u64> {
 
 /// As [`available_bytes`], with `/proc` and `/sys` below `root`.
 fn available_at(root: &Path) -> Option<u64> {
-    let text = |path: &str| fs::read_to_string(root.join(path)).ok();
+    let text = |path: &str| read_text(&root.join(path), FILE_BYTES_MAX).ok();
     let system = text("proc/meminfo").and_then(|info| {
         let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -72,11 +75,11 @@ fn available_at(root: &Path) -> Option<u64> {
 /// them first. `None` if there is no limit.
 fn group_leaves(folder: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
-        fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+        read_text(&folder.join(name), FILE_BYTES_MAX).ok()?.trim().parse().ok()
     };
     let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
     let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
-    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let stat = read_text(&folder.join("memory.stat"), FILE_BYTES_MAX).unwrap_or_default();
     let of = |key: &str| -> u64 {
         let value = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
         value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
@@ -88,6 +91,7 @@ fn group_leaves(folder: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn bytes_are_read_as_people_write_them() {

@@ -24,6 +24,7 @@ mod speed;
 mod store;
 mod table;
 mod telemetry;
+mod text;
 mod tiers;
 mod trace;
 
@@ -42,5 +43,6 @@ pub use speed::{DiskSpeed, measure_disk};
 pub use store::BlockStore;
 pub use table::{Block, BlockId, BlockTable, RangeError};
 pub use telemetry::{Reserved, ResidencyStats};
+pub use text::read_text;
 pub use tiers::{BUFFER_BYTES, Tier};
 pub use trace::{Access, Data};

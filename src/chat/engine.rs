@@ -10,6 +10,7 @@ use aios_engine::tokenizer::Tokenizer;
 use aios_engine::{
     EngineError, GenerationStats, Limits, Model, PrefixShelf, SamplerOptions, Session,
 };
+use aios_validation::report::is_synthetic;
 use anyhow::Context;
 use jiff::civil::DateTime;
 use serde_json::json;
@@ -199,8 +200,9 @@ pub fn generate(
     let mut text = String::new();
     let answered =
         answer(session, prompt, (sampling, limits), (cancel, emit), &mut outcome, &mut text);
+    let synthetic = is_synthetic(session.executor().model().metadata());
     let answered = answered.and_then(|()| {
-        let stats = outcome.stats.as_ref().and_then(|of| stats(of, settings.seed));
+        let stats = outcome.stats.as_ref().and_then(|of| stats(of, settings.seed, synthetic));
         Ok(stats.context("the answer has not ended")?)
     });
     match &answered {
@@ -254,7 +256,7 @@ fn answer(
 }
 
 /// The engine's account of an answer that has ended.
-fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
+fn stats(of: &GenerationStats, seed: u64, synthetic: bool) -> Option<Stats> {
     let stop_reason = match of.stop? {
         aios_engine::StopReason::EndOfText => StopReason::End,
         aios_engine::StopReason::StopText => StopReason::StopString,
@@ -263,6 +265,7 @@ fn stats(of: &GenerationStats, seed: u64) -> Option<Stats> {
         aios_engine::StopReason::Interrupted => StopReason::Interrupted,
     };
     Some(Stats {
+        synthetic,
         prompt_tokens: of.prompt_tokens as u64,
         reused_tokens: of.reused_tokens as u64,
         generated_tokens: of.generated_tokens as u64,

@@ -15,6 +15,7 @@ struct Echo {
 
 fn stats(settings: &Settings, stop_reason: StopReason) -> Stats {
     Stats {
+        synthetic: false,
         prompt_tokens: 10,
         reused_tokens: 0,
         generated_tokens: 5,

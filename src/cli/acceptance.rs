@@ -100,7 +100,7 @@ pub(super) fn run(args: &AcceptanceArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let report = Report { model, draft, synthetic, rows };
     let json = args.json.then(|| report.json());
-    Ok(deliver(None, json.as_deref(), || report.markdown())?)
+    deliver(None, json.as_deref(), || report.markdown())
 }
 
 /// Each temperature with the default filters and with none.

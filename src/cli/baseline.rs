@@ -1,13 +1,13 @@
 //! `aios baseline`: MB per token by every source there is, and how fast it goes.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use aios_engine::gguf::Escaped;
 use aios_engine::{EngineError, Executor, ExecutorOptions};
+use aios_residency::read_text;
 use aios_validation::baseline::{
-    About, BaselineReport, Bench, Counters, Peer, PeerPlan, Plan, SimulatedFigure, Surroundings,
-    measure,
+    About, BaselineError, BaselineReport, Bench, Counters, Peer, PeerPlan, Plan, SimulatedFigure,
+    Surroundings, measure,
 };
 use aios_validation::counters::Machine;
 use aios_validation::report::{self, Environment, ModelInfo};
@@ -16,7 +16,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::doctor::buffer_bytes;
-use super::output::deliver;
+use super::output::{deliver, prepare};
 use super::progress::bar;
 use super::simulate::{self, MACHINE};
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
@@ -45,7 +45,7 @@ pub(super) struct BaselineArgs {
     #[arg(long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=1000))]
     runs: u32,
-    /// Tokens generated in each.
+    /// Tokens decoded in each.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     tokens: u32,
@@ -79,10 +79,11 @@ enum PeerName {
 /// Runs `aios baseline`.
 pub(super) fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+    prepare(args.out.as_deref())?;
     let report = baseline(args, &interrupt)?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let files = || [("baseline.json", json.clone()), ("baseline.md", report.markdown())];
-    let written = args.out.as_deref().map(|folder| report::write(folder, files())).transpose()?;
+    let written = args.out.as_deref().map(|folder| Ok(report::write(folder, files())?));
     deliver(written, args.json.then_some(&*json), || report.markdown())?;
     anyhow::ensure!(report.passes, "the baseline does not pass: {}", report.failures.join("; "));
     Ok(())
@@ -120,7 +121,7 @@ fn kept_bytes(caches: &[Cache]) -> u64 {
 }
 
 fn surroundings(options: &ExecutorOptions, doctor: &Doctor) -> Surroundings {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    let kernel = read_text(Path::new("/proc/sys/kernel/osrelease"), 4096).ok();
     Surroundings {
         environment: Environment::new(options, options.threads),
         kernel: kernel.map(|release| Escaped::new(release.trim()).to_string()),
@@ -129,23 +130,27 @@ fn surroundings(options: &ExecutorOptions, doctor: &Doctor) -> Surroundings {
     }
 }
 
+/// The caches of this name, which are simulated. Unknown ones of this machine are no reason to
+/// measure nothing else.
+fn caches(name: &str) -> anyhow::Result<Option<(String, Design)>> {
+    match simulate::named(name) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if name == MACHINE => {
+            tracing::warn!("not simulated: {error:#}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<BaselineReport> {
     let plan = Plan { runs: usize::try_from(args.runs)?, tokens: usize::try_from(args.tokens)? };
-    // A wrong name should not cost the loading of a model. Unknown caches of this machine are no
-    // reason to measure nothing else.
-    let caches = match simulate::named(&args.cache) {
-        Ok(found) => Some(found),
-        Err(error) if args.cache == MACHINE => {
-            tracing::warn!("not simulated: {error:#}");
-            None
-        }
-        Err(error) => return Err(error),
-    };
+    // A wrong name should not cost the loading of a model.
+    let caches = caches(&args.cache)?;
+    let weights = args.weights.unscreened()?.within(args.compute.memory.ram);
     let path = model_file(&args.model.model, interrupt)?;
     let options = args.compute.options(plan.context())?;
-    let weights = |path: &Path| {
-        args.weights.within(args.compute.memory.ram).load(path, args.compute.exact, interrupt)
-    };
+    let weights = |path: &Path| weights.load(path, args.compute.exact, interrupt);
     // What is made once is not part of loading.
     let model = weights(&path)?;
     let doctor = Doctor::collect(Path::new("/"));
@@ -182,7 +187,12 @@ fn baseline(args: &BaselineArgs, interrupt: &Interrupt) -> anyhow::Result<Baseli
             stop_if(interrupt)
         },
     };
-    let (runs, measured) = measure(plan, &mut bench)?;
+    let measured = measure(plan, &mut bench);
+    // What has ended the runs is what ends the program: on Ctrl-C it has an exit code of its own.
+    let (runs, measured) = measured.map_err(|error| match error {
+        BaselineError::Load(error) => error,
+        BaselineError::Engine(error) => error.into(),
+    })?;
     let peer = args.peer.map(|PeerName::LlamaCpp| {
         tracing::info!("running llama.cpp");
         bar.set_message("runs of llama.cpp");

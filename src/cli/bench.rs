@@ -134,14 +134,13 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         blank: args.blank,
         repetitions: usize::try_from(args.repetitions)?,
     };
+    let weights = args.weights.unscreened()?.within(args.compute.memory.ram);
     let path = model_file(&args.model.model, &interrupt)?;
     let mut check = || match interrupt.is_set() {
         true => Err(EngineError::Cancelled),
         false => Ok(()),
     };
-    let weights = |path: &Path| {
-        args.weights.within(args.compute.memory.ram).load(path, args.compute.exact, &interrupt)
-    };
+    let weights = |path: &Path| weights.load(path, args.compute.exact, &interrupt);
     // What is made once is not part of loading.
     drop(weights(&path)?);
     let mut load_ms = Vec::with_capacity(plan.repetitions);

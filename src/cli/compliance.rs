@@ -8,7 +8,7 @@ use std::time::Instant;
 use aios_contract::requirements::{Manifest, Probe, Sparsity};
 use aios_engine::gguf::{Escaped, Gguf};
 use aios_engine::{Executor, Model, Want, read_config};
-use aios_residency::{Mapping, Phase};
+use aios_residency::{Mapping, Phase, read_text};
 use aios_validation::compliance::catalog::{Baseline, catalog};
 use aios_validation::compliance::extract::{ExtractError, SIDECAR_BYTES_MAX};
 use aios_validation::compliance::{
@@ -22,7 +22,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::doctor::buffer_bytes;
-use super::output::deliver;
+use super::output::{deliver, prepare};
 use super::progress::bar;
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::doctor::{Report as Doctor, bandwidth};
@@ -102,11 +102,12 @@ pub(super) struct CatalogArgs {
 /// Runs `aios compliance`.
 pub(super) fn run(args: &ComplianceArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+    prepare(args.out.as_deref())?;
     let report = comply(args, &interrupt)?;
     let json = report.to_json()?;
     let files = || [(COMPLIANCE_FILE, json.clone()), ("compliance.md", report.to_markdown())];
-    let written = args.out.as_deref().map(|folder| report::write(folder, files())).transpose()?;
-    Ok(deliver(written, args.json.then_some(&*json), || report.to_markdown())?)
+    let written = args.out.as_deref().map(|folder| Ok(report::write(folder, files())?));
+    deliver(written, args.json.then_some(&*json), || report.to_markdown())
 }
 
 /// Runs `aios catalog`.
@@ -139,10 +140,7 @@ pub(super) fn run_catalog(args: &CatalogArgs) -> anyhow::Result<()> {
 
 /// The text of a file of at most `most` bytes.
 fn text_of(path: &Path, most: u64) -> anyhow::Result<String> {
-    let what = || format!("cannot read {}", path.display());
-    let bytes = fs::metadata(path).with_context(what)?.len();
-    anyhow::ensure!(bytes <= most, "{} has {bytes} bytes, at most {most} are read", path.display());
-    fs::read_to_string(path).with_context(what)
+    read_text(path, most).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A model that was opened to be judged.
@@ -164,9 +162,16 @@ fn open(args: &ComplianceArgs, path: &Path, interrupt: &Interrupt) -> anyhow::Re
     let mapping = Mapping::open(path)?;
     let header = Gguf::parse(mapping.bytes()).with_context(|| path.display().to_string())?;
     let sidecar = extract::sidecar_path(path);
-    let beside = sidecar.exists().then(|| text_of(&sidecar, SIDECAR_BYTES_MAX as u64));
-    let beside = beside.transpose()?;
-    let manifest = extract::manifest(&header, mapping.bytes().len() as u64, beside.as_deref());
+    // Nobody has asked for this file: what is wrong with it is for R5 to say.
+    let beside = match read_text(&sidecar, SIDECAR_BYTES_MAX as u64) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => {
+            read.map(Some).map_err(|source| ExtractError::SidecarFile { path: sidecar, source })
+        }
+    };
+    let file_bytes = mapping.bytes().len() as u64;
+    let manifest =
+        beside.and_then(|beside| extract::manifest(&header, file_bytes, beside.as_deref()));
     // A file whose aliases are broken does not load. It is judged by its header, and the report
     // says what is wrong with them.
     let has_aliases = header.metadata.get(extract::ALIAS_TENSORS_KEY).is_some();
@@ -277,7 +282,13 @@ fn zeros(
         return Err(Interrupted.into());
     }
     let zeros = zeros?;
-    Ok(Sparsity { prompts: zeros.prompts as u64, zero_fraction: zeros.mean_zero_fraction })
+    Ok(Sparsity {
+        prompts: zeros.different as u64,
+        tokens: zeros.tokens as u64,
+        tokens_most: u64::from(args.tokens),
+        sha256: aios_validation::logits::hex(&prompts.sha256),
+        zero_fraction: zeros.mean_zero_fraction,
+    })
 }
 
 fn hardware(args: &ComplianceArgs) -> anyhow::Result<HardwareProfile> {

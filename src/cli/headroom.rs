@@ -9,7 +9,7 @@ use aios_validation::simulate::Behind;
 use anyhow::Context;
 use clap::Args;
 
-use super::output::deliver;
+use super::output::{deliver, prepare};
 use super::progress::Stages;
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file, simulate};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -91,10 +91,11 @@ impl HeadroomArgs {
 /// Those of reading the prompts, loading the model and measuring; [`Interrupted`] on Ctrl-C.
 pub fn run(args: &HeadroomArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
+    prepare(args.out.as_deref())?;
     let report = measure(args, &interrupt)?;
-    let written = args.out.as_deref().map(|folder| report.write(folder)).transpose()?;
+    let written = args.out.as_deref().map(|folder| Ok(report.write(folder)?));
     let json = report.json();
-    Ok(deliver(written, args.json.then_some(&*json), || report.markdown(&[]))?)
+    deliver(written, args.json.then_some(&*json), || report.markdown(&[]))
 }
 
 /// Executors that a measurement has at a time.

@@ -8,7 +8,7 @@ use aios_validation::profile::built_in_prompts;
 use anyhow::Context;
 use clap::Args;
 
-use super::output::deliver;
+use super::output::{deliver, prepare};
 use super::progress::Stages;
 use super::{ModelArgs, ThreadArgs, WeightArgs, model_file, simulate};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -106,6 +106,7 @@ impl LeversArgs {
 pub(super) fn run(args: &LeversArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     // What is wrong with the arguments should not cost the loading of a model.
+    prepare(args.out.as_deref())?;
     let plan = args.plan()?;
     let text = match &args.file {
         Some(path) => fs::read_to_string(path)
@@ -126,7 +127,7 @@ pub(super) fn run(args: &LeversArgs) -> anyhow::Result<()> {
         Err(LeverError::Interrupted) => return Err(Interrupted.into()),
         other => other?,
     };
-    let written = args.out.as_deref().map(|folder| report.write(folder)).transpose()?;
+    let written = args.out.as_deref().map(|folder| Ok(report.write(folder)?));
     let json = report.json();
-    Ok(deliver(written, args.json.then_some(&*json), || report.markdown())?)
+    deliver(written, args.json.then_some(&*json), || report.markdown())
 }

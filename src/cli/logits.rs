@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use aios_engine::Executor;
-use aios_validation::logits::record;
+use aios_validation::logits::{LogitsReport, record};
+use aios_validation::report::is_synthetic;
 use anyhow::Context;
 use clap::Args;
+use serde::Serialize;
 
 use super::{ComputeArgs, ModelArgs, WeightArgs, model_file};
 use crate::interrupt::Interrupt;
@@ -39,19 +41,30 @@ pub(super) struct LogitsArgs {
     compute: ComputeArgs,
 }
 
+#[derive(Serialize)]
+struct Output<'a> {
+    #[serde(flatten)]
+    report: &'a LogitsReport,
+    /// Left out for trained weights, so that files of an earlier version stay the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    synthetic: bool,
+}
+
 /// Runs `aios logits`.
 pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot catch Ctrl-C")?;
     let predict = usize::try_from(args.predict)?;
     let mut options = args.compute.options(args.ids.len() + predict)?;
     options.batch = usize::try_from(args.chunk)?;
+    let weights = args.weights.unscreened()?.within(args.compute.memory.ram);
     let path = model_file(&args.model.model, &interrupt)?;
-    let model =
-        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
+    let model = weights.load(&path, args.compute.exact, &interrupt)?;
+    let synthetic = is_synthetic(model.metadata());
     let mut executor = Executor::new(model, options)?;
     let report = record(&mut executor, &args.ids, predict, &|| !interrupt.is_set())?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
+    serde_json::to_writer(&mut out, &Output { synthetic, report: &report })
+        .map_err(io::Error::from)?;
     writeln!(out)?;
     out.flush()?;
     Ok(())

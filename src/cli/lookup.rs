@@ -149,7 +149,7 @@ pub(super) fn run(args: &LookupArgs) -> anyhow::Result<()> {
     }
     let report = Report::of(answers.model, synthetic, &runs);
     let json = args.json.then(|| report.json());
-    Ok(deliver(None, json.as_deref(), || report.markdown())?)
+    deliver(None, json.as_deref(), || report.markdown())
 }
 
 /// Adds the answers that are not known. They are drafted too, which changes none of them.

@@ -8,6 +8,7 @@ use aios_engine::{EngineError, Executor};
 use aios_validation::base::{BaseReader, BaseWriter, Header};
 use aios_validation::divergence::{DivergenceSummary, Divergences};
 use aios_validation::perplexity::{Losses, WINDOW_MIN, Windows, evaluate};
+use aios_validation::report::{SYNTHETIC, is_synthetic};
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
@@ -60,6 +61,7 @@ pub(super) struct PerplexityArgs {
 
 #[derive(Serialize)]
 struct Report {
+    synthetic: bool,
     perplexity: f64,
     standard_error: f64,
     windows: usize,
@@ -76,11 +78,11 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let options = args.compute.options(usize::try_from(args.ctx_size)?)?;
     let text = fs::read_to_string(&args.file)
         .with_context(|| format!("cannot read the text {}", args.file.display()))?;
+    let weights = args.weights.unscreened()?.within(args.compute.memory.ram);
     let path = model_file(&args.model.model, &interrupt)?;
-    let model =
-        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
+    let model = weights.load(&path, args.compute.exact, &interrupt)?;
     let windows = Windows::of_text(model.tokenizer()?, &text, options.context)?;
-    let vocab = model.config().vocab;
+    let (vocab, synthetic) = (model.config().vocab, is_synthetic(model.metadata()));
     let mut save = match &args.save_logits {
         Some(to) => Some(Saving::start(to, &Header::new(vocab, &windows, sha256_of(&path)?))?),
         None => None,
@@ -116,6 +118,7 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
         save.finish()?;
     }
     let report = Report {
+        synthetic,
         perplexity: losses.perplexity(),
         standard_error: losses.standard_error(),
         windows: windows.count(),
@@ -136,6 +139,9 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
 
 fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let Report { perplexity, standard_error, windows, window_tokens, scored_tokens, .. } = report;
+    if report.synthetic {
+        writeln!(out, "{SYNTHETIC}\n")?;
+    }
     writeln!(out, "PPL = {perplexity:.4} +/- {standard_error:.5}")?;
     writeln!(out, "  {windows} windows of {window_tokens} tokens, {scored_tokens} tokens scored")?;
     if let Some(kl) = &report.kl {

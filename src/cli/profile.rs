@@ -51,7 +51,7 @@ pub(super) struct ProfileArgs {
     /// Write the plan into this folder instead of the cache.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Say as well which blocks of neighbouring layers are alike enough to be stored once: a cosine
+    /// Say as well which blocks of layers are alike enough to be stored once: a cosine
     /// of 0.99 at both ends of the depth, 0.95 in its middle, 0.97 between. Nothing is changed.
     #[arg(long)]
     alias: bool,

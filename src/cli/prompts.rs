@@ -1,11 +1,11 @@
 //! Files of prompts, and what a model reads of them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use aios_engine::Model;
 use aios_engine::template::Template;
 use aios_engine::tokenizer::ParseSpecial;
+use aios_residency::read_text;
 use anyhow::Context;
 use clap::Args;
 use serde::Deserialize;
@@ -49,11 +49,10 @@ impl PromptArgs {
     pub fn read(&self) -> anyhow::Result<Vec<Line>> {
         let path: &Path = &self.prompts;
         let what = || format!("cannot read the prompts {}", path.display());
-        let meta = fs::metadata(path).with_context(what)?;
-        anyhow::ensure!(meta.is_file(), "{} is not a regular file", path.display());
-        anyhow::ensure!(meta.len() <= PROMPTS_BYTES_MAX, "{} is too long", path.display());
         let mut kept: Vec<Line> = Vec::new();
-        for (number, line) in (1..).zip(fs::read_to_string(path).with_context(what)?.lines()) {
+        for (number, line) in
+            (1..).zip(read_text(path, PROMPTS_BYTES_MAX).with_context(what)?.lines())
+        {
             let line: Line = serde_json::from_str(line)
                 .with_context(|| format!("{}, line {number}", path.display()))?;
             let known = kept.iter().filter(|known| known.class == line.class).count();

@@ -102,16 +102,16 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let processors = ExecutorOptions::new(options.context).threads;
     options.threads = threads.min(processors);
     options.threads_batch = options.threads;
+    let weights = args.weights.unscreened()?.within(args.compute.memory.ram);
     let path = model_file(&args.model.model, &interrupt)?;
-    let model =
-        args.weights.within(args.compute.memory.ram).load(&path, args.compute.exact, &interrupt)?;
+    let model = weights.load(&path, args.compute.exact, &interrupt)?;
     let mut synthetic = is_synthetic(model.metadata());
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let passes = plan.tokens_per_pass.saturating_sub(1).max(1);
     let mut small = match &args.model_draft {
         Some(name) => {
             let path = model_file(name, &interrupt)?;
-            let weights = WeightArgs { plan: None, ..args.weights.clone() };
+            let weights = WeightArgs { plan: None, ..weights.clone() };
             let model = weights.load(&path, args.compute.exact, &interrupt)?;
             synthetic |= is_synthetic(model.metadata());
             let context = plan.depth.saturating_add(plan.all_passes().saturating_mul(passes));

@@ -87,6 +87,19 @@ impl WeightArgs {
         Self { ram, ..self.clone() }
     }
 
+    /// The same for a command that computes the scores of all tokens.
+    ///
+    /// # Errors
+    /// [`Usage`], if a screened head is asked for.
+    pub(super) fn unscreened(&self) -> Result<Self, Usage> {
+        if self.screen == ScreenMode::On {
+            let what = "--screen on: nothing is chosen here, so that the head is read whole; \
+                        `aios levers` measures what its screening saves";
+            return Err(Usage(what.to_owned()));
+        }
+        Ok(Self { screen: ScreenMode::Off, ..self.clone() })
+    }
+
     /// Loads the model in the file at `path` as [`Self::load_unplanned`] does, with its plan, if it
     /// has one: that is said on stderr, and so is why a plan is not followed. An `exact` run has no
     /// use for either.

@@ -11,12 +11,17 @@ mod panels;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aios_residency::read_text;
 use serde::Serialize;
 
 pub use counters::{Counter, Counters};
 pub use cpu::{Cache, Cpu, Feature};
 pub use memory::{HugePages, Memory};
 pub use panels::{PanelFile, Panels};
+
+/// The most of a file of the kernel's that is read; one that lists thousands of processors has a
+/// few million.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Everything that was found out.
 #[derive(Clone, Debug, Serialize)]
@@ -70,7 +75,7 @@ impl Files {
 
     /// The trimmed text of a file, if it can be read.
     fn text(&self, path: &str) -> Option<String> {
-        Some(fs::read_to_string(self.path(path)).ok()?.trim().to_owned())
+        Some(read_text(&self.path(path), FILE_BYTES_MAX).ok()?.trim().to_owned())
     }
 
     /// The names in a folder, sorted; none if there is no such folder.

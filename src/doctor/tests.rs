@@ -98,9 +98,9 @@ fn counters_say_what_stands_in_their_way() {
     let folder = "sys/bus/event_source/devices";
     let path = |file: &str| format!("{folder}/{file}");
     let mut devices = vec![(path("cpu/type"), "4")];
-    for channel in 0..2 {
+    for (channel, number) in ["14", "15"].into_iter().enumerate() {
         for (file, text) in [
-            ("type", "14"),
+            ("type", number),
             ("cpumask", "0"),
             ("format/event", "config:0-7"),
             ("format/rdwrmask", "config:8-9"),

@@ -3,7 +3,7 @@
 use crate::logits::hex;
 use crate::synth::SYNTHETIC_KEY;
 use aios_engine::gguf::{Escaped, Metadata};
-use aios_engine::{ExecutorOptions, Model};
+use aios_engine::{Executor, ExecutorOptions, Model};
 use aios_residency::{MapError, Mapping};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -169,6 +169,55 @@ impl Environment {
             "off" => String::new(),
             tiers => format!(", with {tiers} tiers"),
         }
+    }
+}
+
+/// How an executor reads its weights, where an option or a plan decides that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// Whether matrices are read repacked.
+    pub repacked: bool,
+    /// The budget of memory, bytes.
+    pub ram_bytes: Option<u64>,
+    /// Bytes of weights that are kept in the last-level cache.
+    pub kept_bytes: Option<u64>,
+    /// How far ahead of their use weights are asked for, bytes.
+    pub ahead_bytes: u64,
+    /// SHA-256 of the table by which passes of one token skip zero neurons.
+    pub zeros_sha256: Option<String>,
+    /// SHA-256 of the thresholds below which neurons are left out, which changes results.
+    pub thresholds_sha256: Option<String>,
+}
+
+impl InForce {
+    /// What is in force in an executor.
+    pub fn of(executor: &Executor) -> Self {
+        let zeros = executor.model().ffn_neurons().filter(|_| executor.skips_zeros());
+        let thresholds = executor.thresholds().and_then(|found| found.sha256());
+        Self {
+            repacked: executor.model().is_repacked(),
+            ram_bytes: executor.options().ram,
+            kept_bytes: executor.kept().map(|kept| kept.kept_bytes),
+            ahead_bytes: executor.asks_ahead() as u64,
+            zeros_sha256: zeros.map(|neurons| neurons.sha256().to_owned()),
+            thresholds_sha256: thresholds.map(str::to_owned),
+        }
+    }
+
+    /// The same in a line.
+    pub fn summary(&self) -> String {
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        let mut parts = vec![if self.repacked { "repacked" } else { "as in the file" }.to_owned()];
+        parts.push(format!("asked for {} bytes ahead", self.ahead_bytes));
+        parts.extend(self.ram_bytes.map(|ram| format!("within {:.1} MB of memory", mb(ram))));
+        let kept = self.kept_bytes.map(|kept| format!("{:.1} MB kept in the cache", mb(kept)));
+        parts.extend(kept);
+        let table = |sha256: &Option<String>, what: &str| {
+            sha256.as_ref().map(|sha256| format!("{what} (table {:.12})", sha256))
+        };
+        parts.extend(table(&self.zeros_sha256, "zero neurons skipped"));
+        parts.extend(table(&self.thresholds_sha256, "neurons left out, which changes results"));
+        parts.join(", ")
     }
 }
 

@@ -338,18 +338,24 @@ impl From<ActivationFn> for Activation {
 }
 
 /// What R1 measures: how often the input of a down projection is exactly 0.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sparsity {
-    /// Calibration prompts that were run.
+    /// Calibration prompts that were run, those of the same tokens counted once.
     pub prompts: u64,
+    /// Tokens of all that were run.
+    pub tokens: u64,
+    /// The most that was read of a prompt.
+    pub tokens_most: u64,
+    /// SHA-256 of the file of prompts.
+    pub sha256: String,
     /// The mean over layers of the fraction of elements that are 0, over all tokens, 0 to 1.
     pub zero_fraction: f64,
 }
 
 /// R1: the activation has true zeros, and there are many of them.
-pub fn r1(activation: Activation, sparsity: Option<Sparsity>) -> Finding {
-    let in_range = |sparsity: &Sparsity| (0.0..=1.0).contains(&sparsity.zero_fraction);
+pub fn r1(activation: Activation, sparsity: Option<&Sparsity>) -> Finding {
+    let in_range = |sparsity: &&Sparsity| (0.0..=1.0).contains(&sparsity.zero_fraction);
     let usable = sparsity.filter(in_range);
     let enough = usable.is_some_and(|sparsity| sparsity.prompts >= PROMPTS_MIN);
     let true_zeros = Some(activation.has_true_zeros());
@@ -371,9 +377,14 @@ pub fn r1(activation: Activation, sparsity: Option<Sparsity>) -> Finding {
         ),
         (true, Some(_), None) => "The zero fraction is not between 0 and 1.".to_owned(),
         (true, _, Some(Sparsity { prompts, .. })) if !enough => format!(
-            "The activation is {name}, but {prompts} prompts prove nothing: run {PROMPTS_MIN}."
+            "The activation is {name}, but {prompts} different prompts prove nothing: run \
+             {PROMPTS_MIN}."
         ),
-        (true, ..) => format!("The activation is {name}; its zeros were counted in a run."),
+        (true, _, Some(Sparsity { prompts, tokens, tokens_most, sha256, .. })) => format!(
+            "The activation is {name}; its zeros were counted in {tokens} tokens of {prompts} \
+             different prompts, of which at most {tokens_most} tokens were read each, from the \
+             file with SHA-256 {sha256}."
+        ),
     };
     Finding::new(Requirement::R1, measures, evidence)
 }

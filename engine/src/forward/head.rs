@@ -5,7 +5,6 @@ use super::{Chooser, Executor, Scores};
 use crate::error::EngineError;
 use crate::memory::LOGIT_ROWS;
 use crate::model::Model;
-use aios_contract::{Role, TensorName};
 use aios_kernels::{norm, softcap};
 
 impl Executor {
@@ -33,8 +32,7 @@ impl Executor {
             let x = &state.x[first * d..(first + count) * d];
             let normed = &mut state.normed[..count * d];
             norm(isa, &pool, weights.output_norm.with(config.norm), x, normed);
-            let name = TensorName { role: Role::OutputNorm, layer: None };
-            meter.norm(name, &weights.output_norm);
+            meter.norm(None, &weights.output_norm);
             meter.head(normed);
             state.logits.resize(count * config.vocab, 0.0);
             let (tensor, out) = (&weights.head, &mut state.logits);

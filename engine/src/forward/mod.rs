@@ -16,7 +16,7 @@ use crate::memory::{Memory, Need, longest_input};
 use crate::meter::{Meter, Observer};
 use crate::model::{FfnThresholds, Layer, Model, NormWeights};
 use crate::rope::RopeTable;
-use aios_contract::{BlockLayout, TensorName};
+use aios_contract::BlockLayout;
 use aios_kernels::{
     AttentionScratch, CacheType, Isa, Pool, add_rows, dequantize, norm, norm_in_place, scale,
 };
@@ -534,9 +534,7 @@ impl Executor {
         let config = model.config();
         let isa = self.context.isa;
         let pool = self.context.pool();
-        for (role, norm) in layer.norms() {
-            self.meter.norm(TensorName { role, layer: u32::try_from(index).ok() }, norm);
-        }
+        layer.norms().for_each(|norm| self.meter.norm(Some(index), norm));
         let post = |norm: &Option<NormWeights>, branch: &mut [f32]| {
             if let Some(weights) = norm {
                 norm_in_place(isa, &pool, weights.with(config.norm), branch);

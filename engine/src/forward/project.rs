@@ -191,7 +191,7 @@ impl Context {
         let name = blocks.block(tensor.id).name;
         meter.rows(name, weights.shape().read_bytes(active), weights.reads(active));
         if let Some(bias) = bias {
-            meter.weights(name, size_of_val(bias), bias);
+            meter.bias(name, bias);
         }
         let next = matrices(&self.memory, next, blocks);
         let x = (&*self.inner.of(scales), active);
@@ -233,7 +233,7 @@ fn multiply<const N: usize>(
         memory.multiply((blocks, meter), (isa, pool), input, weights, entry.out);
         deltas.add(memory, (blocks, meter), (isa, pool), input, &mut entry);
         if let Some(bias) = entry.bias {
-            meter.weights(name, size_of_val(bias), bias);
+            meter.bias(name, bias);
         }
         meter.wrote(entry.out);
     }
@@ -336,7 +336,7 @@ impl<'a> Entry<'a> {
         let name = blocks.block(tensor.id).name;
         meter.matrix(name, tensor.bytes(), weights, out.len() / tensor.rows.max(1));
         if let Some(bias) = bias {
-            meter.weights(name, size_of_val(*bias), bias);
+            meter.bias(name, bias);
         }
         meter.wrote(out);
         Product { weights, bias: early, out }

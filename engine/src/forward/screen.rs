@@ -130,7 +130,7 @@ impl Executor {
         if !screening.ask(context, &screen, normed, meter) {
             return Ok(Some(0));
         }
-        meter.norm(TensorName { role: Role::OutputNorm, layer: None }, &weights.output_norm);
+        meter.norm(None, &weights.output_norm);
         meter.read(normed);
         let Screening { queries, upper, peaks, refined, chosen, stats, .. } = screening;
         let parts = upper.chunks_exact_mut(shape.rows).zip(peaks.chunks_exact_mut(shape.panels()));

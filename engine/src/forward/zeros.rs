@@ -209,7 +209,7 @@ impl GateFirst<'_> {
             up[id] = gate[id] * y;
         }
         if let Some(bias) = &of_up.bias {
-            meter.weights(name, size_of_val(&**bias), bias);
+            meter.bias(name, bias);
         }
         meter.wrote(up);
     }

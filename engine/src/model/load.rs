@@ -334,28 +334,28 @@ impl<'a> Loader<'a> {
 
     fn norm_optional(
         &mut self,
-        [gain, bias]: [Role; 2],
+        role: Role,
         layer: usize,
         len: usize,
         kind: NormKind,
     ) -> Result<Option<NormWeights>, TensorError> {
-        let Some(gain) = self.vector_optional(gain, layer, len)? else { return Ok(None) };
-        let bias = match kind {
-            NormKind::Rms => None,
-            NormKind::Layer => self.vector_optional(bias, layer, len)?,
+        let Some(gain) = self.vector_optional(role, layer, len)? else { return Ok(None) };
+        let bias = match (kind, role.bias()) {
+            (NormKind::Layer, Some(bias)) => self.vector_optional(bias, layer, len)?,
+            _ => None,
         };
-        Ok(Some(NormWeights { gain, bias }))
+        Ok(Some(NormWeights { role, gain, bias }))
     }
 
     fn norm(
         &mut self,
-        roles: [Role; 2],
+        role: Role,
         layer: usize,
         len: usize,
         kind: NormKind,
     ) -> Result<NormWeights, TensorError> {
-        let norm = self.norm_optional(roles, layer, len, kind)?;
-        norm.ok_or_else(|| TensorError::Missing { name: roles[0].gguf_name(layer) })
+        let norm = self.norm_optional(role, layer, len, kind)?;
+        norm.ok_or_else(|| TensorError::Missing { name: role.gguf_name(layer) })
     }
 
     /// A norm without bias that the configuration demands or rules out.
@@ -369,7 +369,7 @@ impl<'a> Loader<'a> {
         if !wanted {
             return Ok(None);
         }
-        self.norm([role, role], layer, len, NormKind::Rms).map(Some)
+        self.norm(role, layer, len, NormKind::Rms).map(Some)
     }
 
     fn projection(
@@ -422,16 +422,15 @@ impl<'a> Loader<'a> {
         let o_len = attention.heads * attention.value_len;
         let qk_norm = attention.qk_norm;
         let post = config.block == BlockLayout::SequentialPostNorm;
-        let first = self.norm([Role::AttnNorm, Role::AttnNormBias], layer, d, kind)?;
-        let second = [Role::AttnNorm2, Role::AttnNorm2Bias];
+        let first = self.norm(Role::AttnNorm, layer, d, kind)?;
         // Where a parallel layer has two norms, the second is the attention's.
         let (attn_norm, ffn_norm) = if config.block == BlockLayout::Parallel {
-            match self.norm_optional(second, layer, d, kind)? {
+            match self.norm_optional(Role::AttnNorm2, layer, d, kind)? {
                 Some(attn) => (attn, Some(first)),
                 None => (first, None),
             }
         } else {
-            let norm = self.norm([Role::FfnNorm, Role::FfnNormBias], layer, d, kind)?;
+            let norm = self.norm(Role::FfnNorm, layer, d, kind)?;
             (first, Some(norm))
         };
         let key_len = attention.key_len;
@@ -490,8 +489,7 @@ impl<'a> Loader<'a> {
         let embedding = self.take(Role::TokenEmbedding, 0, vocab, d)?;
         let layers = (0..config.layers).map(|l| self.layer(config, l));
         let layers = layers.collect::<Result<_, _>>()?;
-        let output = [Role::OutputNorm, Role::OutputNormBias];
-        let output_norm = self.norm(output, 0, d, config.norm.kind)?;
+        let output_norm = self.norm(Role::OutputNorm, 0, d, config.norm.kind)?;
         let head = match self.take_optional(Role::Head, 0, vocab, d)? {
             Some(head) => head,
             None => self.tie(&embedding),

@@ -124,6 +124,8 @@ impl Projection {
 /// Gain and bias of a norm.
 #[derive(Clone, Debug)]
 pub(crate) struct NormWeights {
+    /// What the gain is for.
+    pub role: Role,
     pub gain: Vec<f32>,
     pub bias: Option<Vec<f32>>,
 }
@@ -131,7 +133,7 @@ pub(crate) struct NormWeights {
 impl NormWeights {
     /// The norm with a model's kind and epsilon.
     pub(crate) fn with(&self, config: NormConfig) -> Norm<'_> {
-        let Self { gain, bias } = self;
+        let Self { gain, bias, .. } = self;
         Norm { kind: config.kind, epsilon: config.epsilon, gain, bias: bias.as_deref() }
     }
 }
@@ -198,17 +200,11 @@ impl Layer {
 }
 
 impl Layer {
-    /// Its norms and what they are for.
-    pub(crate) fn norms(&self) -> impl Iterator<Item = (Role, &NormWeights)> {
-        let optional = [
-            (Role::AttnQNorm, &self.q_norm),
-            (Role::AttnKNorm, &self.k_norm),
-            (Role::AttnPostNorm, &self.attn_post_norm),
-            (Role::FfnNorm, &self.ffn.norm),
-            (Role::FfnPostNorm, &self.ffn.post_norm),
-        ];
-        let present = optional.into_iter().filter_map(|(role, norm)| Some((role, norm.as_ref()?)));
-        std::iter::once((Role::AttnNorm, &self.attn_norm)).chain(present)
+    /// Its norms.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = &NormWeights> {
+        let Self { q_norm, k_norm, attn_post_norm, ffn, .. } = self;
+        let optional = [q_norm, k_norm, attn_post_norm, &ffn.norm, &ffn.post_norm];
+        std::iter::once(&self.attn_norm).chain(optional.into_iter().flatten())
     }
 
     /// Its matrices in the same order, to change what is known of where they are.
@@ -240,10 +236,18 @@ impl Weights {
         let role = |tensor: &Tensor| blocks.block(tensor.id).name.role;
         let row = self.embedding.dtype.row_bytes(self.embedding.cols).unwrap_or(0);
         let mut list = vec![(Role::TokenEmbedding, row as u64)];
+        let mut with_bias = |role: Role, bytes: usize, bias: Option<&Vec<f32>>| {
+            list.push((role, bytes as u64));
+            let bias = bias.map_or(0, |bias| size_of_val(bias.as_slice()));
+            list.push((role.bias().unwrap_or(role), bias as u64));
+        };
         for projection in self.layers.iter().flat_map(Layer::projections) {
-            let bias = projection.bias.as_ref().map_or(0, |bias| 4 * bias.len());
-            let bytes = projection.tensors().map(Tensor::bytes).sum::<usize>() + bias;
-            list.push((role(&projection.tensor), bytes as u64));
+            let bytes = projection.tensors().map(Tensor::bytes).sum();
+            with_bias(role(&projection.tensor), bytes, projection.bias.as_ref());
+        }
+        let norms = self.layers.iter().flat_map(Layer::norms);
+        for norm in norms.chain(std::iter::once(&self.output_norm)) {
+            with_bias(norm.role, size_of_val(norm.gain.as_slice()), norm.bias.as_ref());
         }
         list.push((Role::Head, self.head.bytes() as u64));
         list

@@ -241,8 +241,7 @@ pub struct ColderMut<'a> {
 
 impl ColderMut<'_> {
     /// Writes `page`, all of whose positions are written in the hot tier, to the colder ones.
-    /// Returns the bytes written.
-    pub fn demote(&mut self, isa: Isa, hot: KvLayer<'_>, page: usize) -> usize {
+    pub fn demote(&mut self, isa: Isa, hot: KvLayer<'_>, page: usize) {
         let CacheShape { kv_heads, key_len, value_len, .. } = hot.shape;
         let slot = self.plan.slot(KvTier::Hot, page);
         let (mut key, mut value) = ([0.0; MAX_HEAD_LEN], [0.0; MAX_HEAD_LEN]);
@@ -262,7 +261,5 @@ impl ColderMut<'_> {
                 }
             }
         }
-        let bytes = |shape: &CacheShape| shape.page_bytes();
-        bytes(&self.warm.shape) + self.cold.as_ref().map_or(0, |cold| bytes(&cold.shape))
     }
 }

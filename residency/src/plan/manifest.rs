@@ -41,6 +41,9 @@ pub struct Manifest {
     pub schema: u32,
     /// The model's files.
     pub source: Source,
+    /// Whether its weights are synthetic: then what was measured says nothing of a trained model.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub synthetic: bool,
     /// The output matrix.
     pub head: HeadMatrix,
     /// The machine.
@@ -74,6 +77,11 @@ pub struct Manifest {
     /// What a budget of memory comes to, if the plan is made for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryReport>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What a budget of memory comes to: where the weights then live, and what a token takes.

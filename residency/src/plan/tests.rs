@@ -23,6 +23,7 @@ fn write(folder: &Path, seed: u8) -> Manifest {
     let manifest = Manifest {
         schema: SCHEMA,
         source: Source { stamp: hex(&STAMP), sha256: "ab".to_owned(), bytes: 9 },
+        synthetic: false,
         head: HeadMatrix { dtype: DType::Q8_0, rows: 10, cols: 64, sha256: "cd".to_owned() },
         hardware: hardware(),
         quality: Quality::Exact,

@@ -50,6 +50,8 @@ fn write(report: &BaselineReport, out: &mut String) -> std::fmt::Result {
     writeln!(out, "- instruction set {}, {} threads", environment.isa, environment.threads)?;
     let [k, v] = environment.cache_types;
     writeln!(out, "- cache {k}/{v}{}", environment.with_tiers())?;
+    let arithmetic = if environment.exact { "exact" } else { "int8" };
+    writeln!(out, "- arithmetic {arithmetic}; weights {}", report.in_force.summary())?;
     if is_published(model) {
         published(report.mb_per_token.counted.statistics.mean, out)?;
     }

@@ -9,7 +9,7 @@ mod tests;
 use crate::bench::{Statistics, generate_tokens};
 use crate::counters::perf::{Opener, System};
 use crate::counters::{Diagnosis, DramMeter, DramReading, Floor, Machine, MeterError};
-use crate::report::{Environment, ModelInfo};
+use crate::report::{Environment, InForce, ModelInfo};
 use crate::simulate::Design;
 use aios_engine::{EngineError, Executor};
 use aios_residency::Phase;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub use peer::{Peer, PeerPlan, PeerRun};
 
 /// The version of the JSON: a key that changes its meaning or goes raises it.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// The most that a steady figure may vary: its standard deviation over its mean.
 pub const CV_MAX: f64 = 0.05;
@@ -35,7 +35,7 @@ const WARM_UP: usize = 4;
 pub struct Plan {
     /// Runs, each from loading on.
     pub runs: usize,
-    /// Tokens generated in each.
+    /// Tokens decoded in each, one a pass; which ones does not matter to the bytes of the weights.
     pub tokens: usize,
 }
 
@@ -80,6 +80,9 @@ pub struct Run {
     /// Weight bytes per token of each layer, counted by the ledger. The report has them once.
     #[serde(skip)]
     pub layers: Vec<f64>,
+    /// How weights were read. The report has it once.
+    #[serde(skip)]
+    pub in_force: InForce,
 }
 
 /// A figure over all runs.
@@ -177,6 +180,8 @@ pub struct BaselineReport {
     pub model: ModelInfo,
     /// With what it was measured, and where.
     pub environment: Surroundings,
+    /// How weights were read.
+    pub in_force: InForce,
     /// The processor, as it names itself.
     pub processor: Option<String>,
     /// What was run.
@@ -303,6 +308,7 @@ pub fn measure(
             stream_gb_per_s,
             resident_bytes: aios_residency::resident_bytes(),
             layers: layers(&executor),
+            in_force: InForce::of(&executor),
         });
         readings.extend(reading);
     }
@@ -314,6 +320,22 @@ pub fn measure(
         (None, None) => Measurement::Refused { reason: "there was no run".to_owned() },
     };
     Ok((runs, measurement))
+}
+
+/// What is to be known of a measured figure that is below the counted one, and above the floor.
+fn below_counted(measured: &Measurement, runs: &[Run]) -> Option<String> {
+    let Measurement::Measured { mb_per_token, .. } = measured else { return None };
+    let counted = runs.iter().map(|run| run.counted_mb_per_token).sum::<f64>() / runs.len() as f64;
+    let measured = mb_per_token.statistics.mean;
+    (measured < counted).then(|| {
+        format!(
+            "the {measured:.1} MB measured are {:.2} of the {counted:.1} MB counted: the caches of \
+             this machine are large enough to keep the rest from token to token, but a memory \
+             controller that is not counted would look the same; a model much larger than the \
+             caches tells them apart",
+            measured / counted
+        )
+    })
 }
 
 fn refused(error: &MeterError) -> Measurement {
@@ -370,7 +392,7 @@ impl BaselineReport {
             if cv.is_nan() || cv >= CV_MAX {
                 let (cv, most) = (cv * 100.0, CV_MAX * 100.0);
                 failures.push(format!(
-                    "{what} vary by {cv:.1} % from run to run, {most:.0} % at most would do: the \
+                    "{what} vary by {cv:.1} % from run to run, less than {most:.0} % would do: the \
                      machine is not quiet enough"
                 ));
             }
@@ -384,6 +406,14 @@ impl BaselineReport {
             }
         }
         let last = runs.last()?;
+        if last.in_force.zeros_sha256.is_some() {
+            remarks.push(
+                "which neurons are zero depends on the text, and the tokens here are any: aios \
+                 levers measures them on prompts"
+                    .to_owned(),
+            );
+        }
+        remarks.extend(below_counted(&measured, &runs));
         let (resident_bytes, layers) = (last.resident_bytes, last.layers.clone());
         Some(Self {
             schema_version: SCHEMA_VERSION,
@@ -394,6 +424,7 @@ impl BaselineReport {
                 measured,
             },
             layers,
+            in_force: last.in_force.clone(),
             tokens_per_s,
             read_gb_per_s: of(&read)?,
             stream_gb_per_s: of(&|run| run.stream_gb_per_s)?,

@@ -48,6 +48,7 @@ fn run(tokens_per_s: f64) -> Run {
         stream_gb_per_s: 20.0,
         resident_bytes: Some(5_000_000),
         layers: vec![40e6, 50e6],
+        in_force: InForce { repacked: true, ram_bytes: Some(12_000_000), ..InForce::default() },
     }
 }
 
@@ -138,6 +139,7 @@ fn counters_are_read_in_every_run_and_must_be_steady() {
     assert_eq!(mb_per_token.statistics.samples.len(), PLAN.runs);
     assert!((mb_per_token.statistics.mean / expected - 1.0).abs() < 1e-12);
     assert!(mb_per_token.cv < 1e-12 && steady.passes, "{:?}", steady.failures);
+    assert!(steady.remarks.is_empty(), "{:?}", steady.remarks);
     assert!(reading.source.contains("uncore_imc_free_running_1"), "{}", reading.source);
     let text = steady.markdown();
     assert!(text.contains("| MB/token | 22.4 ± 0.0 | 0.0 % | measured: uncore_imc"), "{text}");
@@ -157,7 +159,11 @@ fn what_was_measured_below_the_floor_fails_with_its_explanation() {
     }
     assert!(low.markdown().contains("below the floor"));
     // Caches that can keep all of it leave no floor.
-    assert!(counted(&Tree::client(), &seeing(|_| 100), 1 << 30).passes);
+    let kept = counted(&Tree::client(), &seeing(|_| 100), 1 << 30);
+    assert!(kept.passes);
+    assert!(
+        kept.remarks[0].contains("a memory controller that is not counted would look the same")
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::render::{NOT_MEASURED, number, projection, text, text_of};
 use super::{ComplianceReport, HardwareProfile};
+use crate::baseline::SCHEMA_VERSION;
 use aios_contract::requirements::{Finding, Measure, Requirement, Value, Verdict};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,9 @@ const REASON_CHARS_MAX: usize = 400;
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
+    /// Something else, or a baseline of a version that this program does not write.
+    #[error("no baseline of schema {SCHEMA_VERSION}, as aios baseline writes it")]
+    NoBaseline,
     /// A baseline cannot be read.
     #[error("not a baseline: {0}")]
     Baseline(#[from] serde_json::Error),
@@ -32,6 +36,7 @@ pub enum CatalogError {
 /// measured and whether they are steady. Other fields are not looked at.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Baseline {
+    schema_version: Option<u32>,
     model: BaselineModel,
     synthetic: Option<bool>,
     processor: Option<String>,
@@ -68,9 +73,13 @@ impl Baseline {
     /// Reads the JSON of a baseline.
     ///
     /// # Errors
-    /// [`CatalogError::Baseline`].
+    /// [`CatalogError::NoBaseline`], [`CatalogError::Baseline`].
     pub fn from_json(text: &str) -> Result<Self, CatalogError> {
-        Ok(serde_json::from_str(text)?)
+        let baseline: Self = serde_json::from_str(text)?;
+        // Another report with a model and a version has no such figures.
+        let whole = baseline.mb_per_token.is_some() && baseline.tokens_per_s.is_some();
+        let same = baseline.schema_version == Some(SCHEMA_VERSION);
+        if whole && same { Ok(baseline) } else { Err(CatalogError::NoBaseline) }
     }
 
     /// Whether its weights are synthetic, where it says so, for the whole or of the model.
@@ -137,8 +146,8 @@ const HEAD: &str = "\
 
 Generated from compliance reports and baselines; do not edit. SPEC.md, chapter R, says what each
 requirement asks for. *Unknown* is not a pass. Reductions are the contract's projections for a tier,
-not measurements; what was measured here stands beside them, 0 % where no lever had anything to save
-with. MB per token are counted: weights and cache that a decoded token reads. Tokens per second are
+not measurements; what the exact levers save here, by counted bytes, stands beside them, 0 % where no
+lever had anything to save with. MB per token are counted: weights and cache that a decoded token reads. Tokens per second are
 of the machine and the version of aios on the row.
 ";
 
@@ -147,7 +156,7 @@ const SYNTHETIC: &str = "\n## Synthetic models\n
 Random weights of published shapes: sizes and bytes are meant, answers are not.\n\n";
 
 const TABLE_HEAD: &str = "\
-| model | file, MB | tier | R1 | R2 | R3 | R4 | R5 | reduction, projected | reduction, measured \
+| model | file, MB | tier | R1 | R2 | R3 | R4 | R5 | reduction, projected | reduction, counted \
 | MB per token | tokens per s | machine | aios |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";

@@ -9,6 +9,7 @@ use aios_contract::requirements::{
 use aios_contract::{RoleGroup, TensorName};
 use aios_engine::gguf::{Array, Escaped, Gguf, GgufError, Metadata, TensorInfo, Value};
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The version of the contract that the keys below follow: "1.0".
@@ -42,6 +43,14 @@ const ECHO_CHARS_MAX: usize = 80;
 /// Why a file's aliases or manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
+    /// The file beside the model cannot be read.
+    #[error("manifest file {path:?}: {source}")]
+    SidecarFile {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// A key is missing or has the wrong type.
     #[error(transparent)]
     Metadata(#[from] GgufError),

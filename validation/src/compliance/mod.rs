@@ -109,7 +109,7 @@ pub struct ComplianceReport {
 pub fn assess(inputs: Inputs<'_>) -> ComplianceReport {
     let Inputs { model, synthetic, config, bytes, hardware, .. } = inputs;
     // Zeros of random weights are no property of a model.
-    let sparsity = inputs.sparsity.filter(|_| !synthetic);
+    let sparsity = inputs.sparsity.as_ref().filter(|_| !synthetic);
     let mut first = r1(config.ffn.activation.into(), sparsity);
     if synthetic && inputs.sparsity.is_some() {
         first.evidence += " The measurement was dropped: the weights are synthetic.";

@@ -3,6 +3,7 @@
 
 use super::catalog::{Baseline, CatalogError, catalog};
 use super::*;
+use crate::baseline::SCHEMA_VERSION;
 use aios_contract::requirements::{Requirement, Value, Verdict};
 use aios_contract::{FfnConfig, ModelConfig, RoleGroup};
 use aios_engine::Model;
@@ -134,8 +135,8 @@ fn what_is_not_examined_is_unknown_and_lifts_nothing() {
 #[test]
 fn zeros_of_synthetic_weights_are_dropped_and_the_report_is_stamped() {
     let config = smollm2();
-    let sparsity = Some(Sparsity { prompts: 2000, zero_fraction: 0.9 });
-    let real = assess(Inputs { sparsity, ..inputs(&config) });
+    let sparsity = Some(Sparsity { prompts: 2000, zero_fraction: 0.9, ..Sparsity::default() });
+    let real = assess(Inputs { sparsity: sparsity.clone(), ..inputs(&config) });
     assert_eq!(real.findings[0].measures[1].value, Some(Value::Number(0.9)));
     let synthetic = assess(Inputs { sparsity, synthetic: true, ..inputs(&config) });
     assert_eq!(synthetic.findings[0].measures[1].value, None);
@@ -216,9 +217,29 @@ fn presets_are_found_by_name_and_stamped_as_assumed() {
     assert!(!HardwareProfile::this_machine(4).assumed);
 }
 
+/// A baseline that says what each has to say, unless `rest` does, and `rest`.
+fn baseline_json(sha256: &str, schema: u32, rest: &str) -> String {
+    let given = |key: &str| rest.contains(key);
+    let mut json = format!("{{\"schema_version\": {schema}");
+    json += &format!(", \"model\": {{\"sha256\": \"{sha256}\"}}{rest}");
+    for key in ["\"mb_per_token\"", "\"tokens_per_s\""] {
+        json += &if given(key) { String::new() } else { format!(", {key}: {{}}") };
+    }
+    json + "}"
+}
+
 fn baseline(sha256: &str, rest: &str) -> Baseline {
-    let json = format!("{{\"model\": {{\"sha256\": \"{sha256}\"}}{rest}}}");
-    Baseline::from_json(&json).expect("a baseline")
+    Baseline::from_json(&baseline_json(sha256, SCHEMA_VERSION, rest)).expect("a baseline")
+}
+
+#[test]
+fn another_report_is_no_baseline() {
+    let read = |json: &str| Baseline::from_json(json).map(drop).map_err(|e| e.to_string());
+    read(&baseline_json("ab", SCHEMA_VERSION, "")).expect("a baseline");
+    let newer = read(&baseline_json("ab", 99, "")).expect_err("of another version");
+    assert_eq!(newer, "no baseline of schema 3, as aios baseline writes it");
+    let bare = format!("{{\"schema_version\": {SCHEMA_VERSION}, \"model\": {{\"sha256\": \"\"}}}}");
+    assert_eq!(read(&bare).expect_err("without figures"), newer);
 }
 
 #[test]
@@ -229,7 +250,7 @@ fn the_catalogue_shows_what_is_measured_and_what_is_not() {
     let mut relu = config.clone();
     relu.ffn.activation = aios_contract::ActivationFn::Relu;
     let reduction = Some(MeasuredReduction { percent: 25.5, of: "a run".to_owned() });
-    let sparsity = Some(Sparsity { prompts: 10, zero_fraction: 0.98 });
+    let sparsity = Some(Sparsity { prompts: 10, zero_fraction: 0.98, ..Sparsity::default() });
     let mut large =
         assess(Inputs { profiler_start_s: Some(2.5), sparsity, reduction, ..inputs(&relu) });
     (large.model.name, large.model.sha256) = ("z_large".to_owned(), "cd".repeat(32));

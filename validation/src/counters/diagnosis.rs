@@ -107,6 +107,7 @@ impl Diagnosis {
                 | Self::Uncovered { .. }
                 | Self::TooMany { .. }
                 | Self::Unusable(_)
+                | Self::Refused { .. }
                 | Self::Resctrl(_)
         )
     }

@@ -1,6 +1,7 @@
 //! Which devices of this machine count memory traffic, and what to ask them (SPEC B8, B9).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::Diagnosis;
 use super::machine::Machine;
@@ -184,12 +185,27 @@ pub fn discover(machine: &Machine) -> Result<Uncore, Diagnosis> {
         let of_family = names.iter().filter(|name| family.has(name));
         let devices: Result<Vec<Device>, SysfsError> =
             of_family.map(|name| Device::read(&folder.join(name))).collect();
-        if let Some(counters) = counters(family, &devices?)? {
+        let devices = devices?;
+        are_different(&folder, &devices)?;
+        if let Some(counters) = counters(family, &devices)? {
             covers_every_package(machine, &counters)?;
             return Ok(Uncore { family, counters });
         }
     }
     Err(machine.environment().absence(true))
+}
+
+/// The kernel knows a device by its number; of two with the same one would count twice.
+fn are_different(folder: &Path, devices: &[Device]) -> Result<(), SysfsError> {
+    let mut of_number = BTreeMap::new();
+    for device in devices {
+        if let Some(other) = of_number.insert(device.pmu_type, &device.name) {
+            let (path, number) = (folder.join(&device.name).join("type"), device.pmu_type);
+            let fault = format!("{other} has the same number");
+            return Err(sysfs::malformed(&path, &number.to_string(), fault));
+        }
+    }
+    Ok(())
 }
 
 /// The counters of a family's devices, `None` if they do not count what the family does.
@@ -263,7 +279,13 @@ fn covers_every_package(machine: &Machine, counters: &[Counter]) -> Result<(), D
     let folder = machine.path("sys/devices/system/cpu");
     let package = |cpu: u32| -> Result<Option<u32>, SysfsError> {
         let path = folder.join(format!("cpu{cpu}/topology/physical_package_id"));
-        Ok(sysfs::text_if_any(&path)?.and_then(|text| text.parse().ok()))
+        let Some(text) = sysfs::text_if_any(&path)? else { return Ok(None) };
+        // What the kernel says of a processor whose package it does not know.
+        if text == "-1" {
+            return Ok(None);
+        }
+        let number = text.parse().map(Some);
+        number.map_err(|_| sysfs::malformed(&path, &text, "it is no number of a package"))
     };
     let mut uncovered = BTreeSet::new();
     let names = if folder.exists() { names(&folder)? } else { Vec::new() };

@@ -69,7 +69,8 @@ fn shown(content: &[u8]) -> String {
     format!("{}{rest}", start.escape_debug())
 }
 
-fn malformed(path: &Path, content: &str, fault: impl Into<String>) -> SysfsError {
+/// A file that says something that cannot be used.
+pub(super) fn malformed(path: &Path, content: &str, fault: impl Into<String>) -> SysfsError {
     let content = shown(content.as_bytes());
     SysfsError::Malformed { path: path.to_owned(), content, fault: fault.into() }
 }

@@ -111,6 +111,12 @@ fn a_part_of_the_controllers_is_an_error() {
         fs::remove_dir_all(tree.device_path(&format!("amd_umc_{channel}"))).expect("it");
     }
     assert!(matches!(refusal(&tree), Diagnosis::Uncovered { package: 1 }));
+    tree.file("sys/devices/system/cpu/cpu191/topology/physical_package_id", "1x\n");
+    let broken = refusal(&tree).to_string();
+    assert!(broken.contains("cpu191/topology/physical_package_id\" says \"1x\": it is no"));
+    tree.file("sys/devices/system/cpu/cpu191/topology/physical_package_id", "-1\n");
+    tree.file("sys/devices/system/cpu/cpu96/topology/physical_package_id", "-1\n");
+    assert_eq!(discover(&tree.machine()).expect("no other package").devices().len(), 12);
     // Writes are left out instead.
     let tree = Tree::server();
     fs::remove_file(tree.device_path("uncore_imc_5/events/cas_count_write")).expect("it");
@@ -170,6 +176,10 @@ fn a_hostile_tree_is_an_error() {
     tree.device_file("amd_umc_3/cpumask", "0-4095");
     let diagnosis = refusal(&tree);
     assert!(matches!(diagnosis, Diagnosis::TooMany { instances: 4119 }), "{diagnosis}");
+    let tree = Tree::client();
+    tree.device_file("uncore_imc_free_running_1/type", "30");
+    let twice = refusal(&tree).to_string();
+    assert!(twice.contains("uncore_imc_free_running_0 has the same number"), "{twice}");
     let tree = Tree::new();
     tree.file("sys/bus/event_source/devices", "no folder");
     assert!(matches!(refusal(&tree), Diagnosis::Unusable(SysfsError::Unreadable { .. })));
@@ -230,6 +240,7 @@ fn a_refusal_is_told_by_what_stands_behind_it() {
     assert!(matches!(open(&tree, io::ErrorKind::Unsupported), Diagnosis::Container { .. }));
     let diagnosis = open(&tree, io::ErrorKind::NotFound);
     assert!(diagnosis.to_string().contains("cannot open uncore_imc_0 on processor 0"));
+    assert!(diagnosis.is_broken() && !open(&tree, denied).is_broken());
     fs::remove_file(tree.path("proc/self/status")).expect("it");
     fs::remove_file(tree.path("proc/sys/kernel/perf_event_paranoid")).expect("it");
     assert!(matches!(open(&tree, io::ErrorKind::Unsupported), Diagnosis::NoPerfEvents));

@@ -8,6 +8,7 @@ use aios_engine::{Executor, Inner, Observer, Want};
 use aios_kernels::{ScaleBlock, scale_block};
 use aios_residency::Phase;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 /// Inner activations of a smaller magnitude are counted as small.
@@ -20,6 +21,8 @@ pub const ACTIVE: f64 = 0.3;
 pub struct Zeros {
     /// Prompts that were read.
     pub prompts: usize,
+    /// Of these, how many differ in the tokens that were read.
+    pub different: usize,
     /// Their tokens.
     pub tokens: usize,
     /// The fraction that is exactly 0, over all layers.
@@ -224,6 +227,7 @@ fn summary(sums: &[Sums], texts: &[&[u32]]) -> Zeros {
     };
     Zeros {
         prompts: texts.len(),
+        different: texts.iter().collect::<BTreeSet<_>>().len(),
         tokens: texts.iter().map(|ids| ids.len()).sum(),
         mean_zero_fraction: ratio(total(|layer| layer.zeros), values).unwrap_or(0.0),
         mean_small_fraction: ratio(total(|layer| layer.small), values).unwrap_or(0.0),

@@ -1,4 +1,4 @@
-//! How alike neighbouring layers are: what aliasing one layer's weights to another's would need.
+//! How alike layers are that could share weights: what aliasing one layer's weights to another's would need.
 
 use super::files::{GgufFile, Matrix};
 use super::levers::megabytes;
@@ -8,6 +8,7 @@ use aios_contract::{Placement, Role};
 use aios_kernels::Isa;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Bytes of a block, in the file.
 pub const BLOCK_BYTES: usize = 64 << 10;
@@ -65,7 +66,7 @@ impl Zone {
     }
 }
 
-/// How alike neighbouring layers are. Cosines are without their sign: a matrix that is another's
+/// How alike layers are. Cosines are without their sign: a matrix that is another's
 /// negative would be an alias as well.
 #[derive(Clone, Debug, Serialize)]
 pub struct Similarity {
@@ -90,8 +91,8 @@ impl Similarity {
         let kilobytes = self.block_bytes >> 10;
         if self.alike_bytes == 0 {
             return format!(
-                "gives nothing: the most alike {kilobytes} KB blocks of neighbouring layers have a \
-                 cosine of {largest:.2}, and sharing asks for 0.95 to 0.99"
+                "gives nothing: the most alike {kilobytes} KB blocks of layers that could share \
+                 them have a cosine of {largest:.2}, and sharing asks for 0.95 to 0.99"
             );
         }
         format!(
@@ -103,7 +104,8 @@ impl Similarity {
     }
 }
 
-/// The pairs of neighbouring layers of one role in one zone; a pair is in its first layer's zone.
+/// The pairs of layers of one role in one zone: neighbours, of which a pair is in its first layer's
+/// zone, and in the middle each two, since several layers may share one matrix there.
 #[derive(Clone, Debug, Serialize)]
 pub struct ZoneSimilarity {
     /// The role.
@@ -126,7 +128,8 @@ pub struct ZoneSimilarity {
     pub block_largest: f64,
     /// The fraction of blocks at or above the threshold.
     pub alike: f64,
-    /// Their bytes in the second layer of the pair.
+    /// Their bytes in the second layer of the pair, of each such layer with the one before it that
+    /// has the most.
     pub alike_bytes: u64,
 }
 
@@ -135,6 +138,8 @@ type Moments = [f64; 3];
 
 /// The blocks of two tensors compared.
 struct Compared {
+    /// The second one's layer.
+    layer: usize,
     tensor: f64,
     /// The cosine and the bytes of each block.
     blocks: Vec<(f64, u64)>,
@@ -150,12 +155,13 @@ pub(super) fn measure(
     for (done, &role) in roles.iter().enumerate() {
         step(progress, "comparing layers", done, roles.len())?;
         let mut zones = Zone::ALL.map(|_| Vec::new());
-        for layer in 1..layers {
-            let pair = (file.matrix(role, layer - 1), file.matrix(role, layer));
+        for (first, second) in pairs(layers) {
+            let pair = (file.matrix(role, first), file.matrix(role, second));
             let (Some(a), Some(b)) = pair else { continue };
             step(progress, "comparing layers", done, roles.len())?;
             if (a.rows, a.cols) == (b.rows, b.cols) {
-                zones[Zone::of(layer - 1, layers) as usize].push(compare(a, b));
+                let compared = Compared { layer: second, ..compare(a, b) };
+                zones[Zone::of(first, layers) as usize].push(compared);
             }
         }
         let of_zone = |(zone, pairs): (Zone, Vec<Compared>)| group(role, zone, &pairs);
@@ -168,6 +174,15 @@ pub(super) fn measure(
         tensor_largest: largest(|group| group.tensor_largest),
         alike_bytes: groups.iter().map(|group| group.alike_bytes).sum(),
         groups,
+    })
+}
+
+/// The pairs of layers that could share weights, the earlier one first.
+fn pairs(layers: usize) -> impl Iterator<Item = (usize, usize)> {
+    let middle = move |layer| Zone::of(layer, layers) == Zone::Middle;
+    (1..layers).flat_map(move |second| {
+        let may = move |first| first + 1 == second || (middle(first) && middle(second));
+        (0..second).filter(move |first| may(*first)).map(move |first| (first, second))
     })
 }
 
@@ -190,7 +205,7 @@ fn compare(a: Matrix<'_>, b: Matrix<'_>) -> Compared {
         .collect();
     let sum = each.iter().fold([0.0; 3], |sum, (m, _)| [0, 1, 2].map(|i| sum[i] + m[i]));
     let blocks = each.iter().map(|(moments, bytes)| (cosine(*moments), *bytes)).collect();
-    Compared { tensor: cosine(sum), blocks }
+    Compared { layer: 0, tensor: cosine(sum), blocks }
 }
 
 /// Sums in f64, in [`LANES`] partial sums.
@@ -233,8 +248,13 @@ fn group(role: Role, zone: Zone, pairs: &[Compared]) -> Option<ZoneSimilarity> {
     let all = || pairs.iter().flat_map(|pair| &pair.blocks);
     let blocks = sorted(all().map(|(cosine, _)| *cosine).collect());
     let threshold = zone.threshold();
-    let alike: Vec<u64> =
-        all().filter(|(cosine, _)| *cosine >= threshold).map(|(_, bytes)| *bytes).collect();
+    let is_alike = |(cosine, _): &&(f64, u64)| *cosine >= threshold;
+    let mut of_layer = BTreeMap::new();
+    for pair in pairs {
+        let bytes: u64 = pair.blocks.iter().filter(is_alike).map(|(_, bytes)| bytes).sum();
+        let most = of_layer.entry(pair.layer).or_insert(0);
+        *most = bytes.max(*most);
+    }
     Some(ZoneSimilarity {
         role,
         zone,
@@ -245,8 +265,8 @@ fn group(role: Role, zone: Zone, pairs: &[Compared]) -> Option<ZoneSimilarity> {
         blocks: blocks.len(),
         block_median: quantile(&blocks, 0.5),
         block_largest: *blocks.last()?,
-        alike: alike.len() as f64 / blocks.len() as f64,
-        alike_bytes: alike.iter().sum(),
+        alike: all().filter(is_alike).count() as f64 / blocks.len() as f64,
+        alike_bytes: of_layer.values().sum(),
     })
 }
 
@@ -268,6 +288,30 @@ mod tests {
         assert_eq!((zones[2], zones[3], zones[12]), (Zone::Ends, Zone::Flanks, Zone::Middle));
         assert!((0..30).all(|layer| zones[layer] == zones[29 - layer]));
         assert_eq!((Zone::of(0, 1), Zone::of(1, 4)), (Zone::Ends, Zone::Flanks));
+    }
+
+    #[test]
+    fn layers_of_the_middle_are_held_against_each_other() {
+        let of = |layers: usize| pairs(layers).collect::<Vec<_>>();
+        assert_eq!((of(1), of(3)), (vec![], vec![(0, 1), (1, 2)]));
+        // The middle of ten layers is two neighbours; that of twenty is 8 to 11.
+        assert_eq!(of(10), (1..10).map(|layer| (layer - 1, layer)).collect::<Vec<_>>());
+        let far: Vec<_> = pairs(20).filter(|(first, second)| first + 1 < *second).collect();
+        assert_eq!(far, [(8, 10), (8, 11), (9, 11)]);
+        // A layer counts once, with the one that it is most like.
+        let pair = |layer, blocks: [(f64, u64); 2]| Compared {
+            layer,
+            tensor: 0.5,
+            blocks: blocks.to_vec(),
+        };
+        let compared = [
+            pair(10, [(0.96, 100), (0.2, 50)]),
+            pair(11, [(0.99, 100), (0.96, 50)]),
+            pair(11, [(0.96, 100), (0.1, 50)]),
+        ];
+        let found = group(Role::FfnUp, Zone::Middle, &compared).expect("pairs");
+        assert_eq!((found.pairs, found.blocks, found.alike_bytes), (3, 6, 250));
+        assert!((found.alike - 4.0 / 6.0).abs() < 1e-12);
     }
 
     fn noise(seed: u64, elements: usize) -> Vec<u8> {

@@ -34,13 +34,18 @@ pub(super) struct Measured {
 /// Head bytes and rows over some positions.
 #[derive(Default)]
 struct Count {
+    /// All positions.
+    positions: u64,
     screened: ScreenStats,
     bytes: u64,
 }
 
 impl Count {
     fn of(self, best: usize, head_bytes: usize) -> Screened {
-        let ScreenStats { positions, whole, refined, rows } = self.screened;
+        let ScreenStats { positions: tried, whole, refined, rows } = self.screened;
+        let positions = self.positions;
+        // Where so many are wanted of so few rows nothing is tried.
+        let whole = whole + positions.saturating_sub(tried);
         let all = positions.max(1) as f64 * head_bytes as f64;
         Screened { best, positions, whole, refined, rows, fraction: self.bytes as f64 / all }
     }
@@ -162,6 +167,7 @@ impl Measurer<'_> {
         })?;
         let ms = (started.elapsed().as_secs_f64() - ranking) * 1e3;
         self.executor.screen(None);
+        count.positions += ids.len() as u64;
         count.screened.add(&self.executor.screen_stats());
         let read = self.executor.ledger().phase(Phase::Decode);
         let head =

@@ -16,6 +16,7 @@ mod ways;
 
 use crate::headroom::{HeadroomError, tokenise};
 use crate::prompts::{Prompt, Prompts};
+use crate::report::is_synthetic;
 use aios_engine::tokenizer::TokenizerError;
 use aios_engine::{
     AdoptError, EngineError, Executor, ExecutorOptions, HeadScreen, Model, ScreenLimits,
@@ -306,6 +307,7 @@ fn manifest(
     Ok(Manifest {
         schema: SCHEMA,
         source: Source { stamp: hex(&stamp), sha256: hex(&sha256), bytes },
+        synthetic: is_synthetic(model.metadata()),
         head: model.head_matrix(),
         hardware: plan.hardware.clone(),
         quality: plan.quality,

@@ -1,6 +1,7 @@
 //! A plan as a person reads it: what a token reads before and after, what lives where, and what was
 //! measured.
 
+use crate::report::SYNTHETIC;
 use aios_residency::plan::{
     FfnReport, KeepReport, Manifest, MemoryReport, PrefetchReport, Quality, ScreenReport, Screened,
     ThresholdReport,
@@ -49,6 +50,9 @@ pub fn markdown(manifest: &Manifest) -> String {
         out += &text;
         out.push('\n');
     };
+    if manifest.synthetic {
+        line(format!("{SYNTHETIC}\n"));
+    }
     line(format!(
         "Quality {}: {}. Weights of a token decoded greedily, counted:\n",
         quality(manifest.quality),

@@ -166,8 +166,11 @@ fn level(folder: &Path) -> Result<Option<Level>, MachineError> {
     Ok(Some(Level { level, geometry, sharers }))
 }
 
+/// The most of a file that is read; the kernel's have a page.
+const FILE_BYTES_MAX: u64 = 4096;
+
 fn text(path: &Path) -> Result<String, MachineError> {
-    let read = fs::read_to_string(path);
+    let read = aios_residency::read_text(path, FILE_BYTES_MAX);
     let read = read.map_err(|source| MachineError::Unreadable { path: path.to_owned(), source })?;
     Ok(read.trim().to_owned())
 }

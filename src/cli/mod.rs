@@ -160,9 +160,9 @@ pub fn main() -> ExitCode {
 /// Runs one subcommand, as a program of its own, with the arguments of this process.
 pub fn main_of(command: &str) -> ExitCode {
     aios_engine::template::run_child_if_asked();
-    let mut args: Vec<OsString> = std::env::args_os().collect();
-    args.insert(1.min(args.len()), command.into());
-    main_with(args)
+    // Its help and refusals name the subcommand that it is.
+    let own = ["aios", command].map(OsString::from);
+    main_with(own.into_iter().chain(std::env::args_os().skip(1)))
 }
 
 fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -244,13 +244,15 @@ fn the_report_tells_it_all_and_has_a_schema() {
         "Not run: it is not installed",
         "not measured: no counters; another machine",
         "two memory controllers",
+        "- arithmetic int8; weights repacked, asked for 0 bytes ahead, within 12.0 MB of memory",
         "Both together read 2 × 2454 = 4907 MB",
         "| 10.00 | 20.00 | 20.0 | – |",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
     let json = serde_json::to_value(&report).expect("JSON");
-    assert_eq!(json["schema_version"], 2);
+    assert_eq!(json["schema_version"], 3);
+    assert_eq!(json["in_force"]["ram_bytes"], 12_000_000);
     assert_eq!(json["mb_per_token"]["counted"]["mean"], 100.0);
     assert_eq!(json["mb_per_token"]["measured"]["state"], "unavailable");
     assert_eq!(json["tokens_per_s"]["mean"], 10.0);

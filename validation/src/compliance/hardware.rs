@@ -45,8 +45,8 @@ type Preset = (&'static str, usize, u64, u64, u64, f64);
 const PRESETS: [Preset; 4] = [
     // 8 large and 16 small cores; two channels of DDR5-5600.
     ("desktop-36mb", 24, 32, 32, 36, 89.6),
-    // Four channels of DDR4-3200.
-    ("server-32mb", 8, 64, 4, 32, 102.4),
+    // A die of a server, in a quarter of it with three of twelve channels of DDR5-4800.
+    ("server-32mb", 8, 64, 8, 32, 115.2),
     // A desktop whose cache is stacked; two channels of DDR5-5200.
     ("stacked-96mb", 8, 32, 8, 96, 83.2),
     // Twelve channels of DDR5-4800.

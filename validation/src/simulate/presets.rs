@@ -289,13 +289,27 @@ mod tests {
             (5, "0,,1"),
             (5, ""),
             (5, "0-18446744073709551615"),
-            (1, &"9".repeat(5000)),
+            (1, &"9".repeat(4000)),
         ] {
             let mut bad = L3;
             bad[at] = value;
             let said = error(&[L2, bad]);
             assert!(matches!(said, MachineError::Malformed { .. }), "{value}: {said}");
             assert!(said.to_string().len() < 400, "{said}");
+        }
+        let mut bad = L3;
+        let endless = "9".repeat(5000);
+        bad[1] = &endless;
+        let long = error(&[L2, bad]).to_string();
+        assert!(long.contains("index1/level: it has more than 4096 bytes"), "{long}");
+        #[cfg(unix)]
+        {
+            let tree = tree(&[L2, L3]);
+            let path = tree.path().join("sys/devices/system/cpu/cpu0/cache/index1/size");
+            fs::remove_file(&path).expect("it");
+            std::os::unix::fs::symlink("/dev/zero", &path).expect("a link");
+            let odd = machine(tree.path()).expect_err("an endless file").to_string();
+            assert!(odd.contains("index1/size: it is not a regular file"), "{odd}");
         }
         for (at, value) in [(2, "0"), (3, "0"), (4, "48"), (4, "0"), (2, "100"), (2, "99999999G")] {
             let mut bad = L3;

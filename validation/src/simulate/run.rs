@@ -390,8 +390,8 @@ mod tests {
         let small = simulated(&PLAN, of_bytes(16 << 10), 1);
         let (read, counted) = (small.dram_read_bytes_per_token, small.counted_bytes_per_token);
         assert!(counted > 100e3, "{counted}");
-        // Beside what is counted there are norms, and lines that tensors share.
-        assert!(read > counted && read < 1.05 * counted, "{read} {counted}");
+        // Tensors share lines, and some lines of a norm's gains stay even here.
+        assert!((0.99..1.05).contains(&(read / counted)), "{read} {counted}");
         assert!((0.95..1.05).contains(&small.reread_ratio), "{}", small.reread_ratio);
         let of = |wanted| {
             let found = small.groups.iter().find(|entry| entry.group == wanted);

@@ -306,3 +306,15 @@ fn reports_on_synthetic_weights_are_stamped() {
     let stats: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(stats["synthetic"], true, "{said}");
 }
+
+#[test]
+fn the_committed_page_is_made_of_the_committed_reports() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("validation");
+    let mut reports: Vec<PathBuf> =
+        fs::read_dir(root.join("baselines")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    reports.sort();
+    let output = Desk::new().aios("catalog").args(reports).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let page = fs::read_to_string(root.join("CATALOG.md")).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), page);
+}

@@ -145,10 +145,10 @@ const HEAD: &str = "\
 # Models and the Model Contract
 
 Generated from compliance reports and baselines; do not edit. SPEC.md, chapter R, says what each
-requirement asks for. *Unknown* is not a pass. Reductions are the contract's projections for a tier,
-not measurements; what the exact levers save here, by counted bytes, stands beside them, 0 % where no
-lever had anything to save with. MB per token are counted: weights and cache that a decoded token reads. Tokens per second are
-of the machine and the version of aios on the row.
+requirement asks for. *Unknown* is not a pass. Reductions are the contract's projections for a
+tier, not measurements; what the exact levers save here, by counted bytes, stands beside them, 0 %
+where no lever had anything to save with. MB per token are counted: weights and cache that a
+decoded token reads. Tokens per second are of the machine and the version of aios on the row.
 ";
 
 const REAL: &str = "\n## Trained models\n\n";

@@ -1,4 +1,4 @@
-//! How alike layers are that could share weights: what aliasing one layer's weights to another's would need.
+//! How alike layers are that could share weights: what aliasing one's to another's would need.
 
 use super::files::{GgufFile, Matrix};
 use super::levers::megabytes;

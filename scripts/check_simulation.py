@@ -122,7 +122,9 @@ def peer_reads_behind(args, ll, depth, tokens):
         prompt.write_text(" ".join(words[i % len(words)] for i in range(depth - 1)))
         command = [str(program), "-m", args.model, "-f", str(prompt), "--prompt-cache", str(state)]
         command += ["-c", str(depth + 256), "--temp", "0", "-no-cnv", "--no-warmup", "-n"]
-        subprocess.run([*command, "1"], capture_output=True, check=True)
+        done = subprocess.run([*command, "1"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"error: {' '.join(command)} 1 ended with {done.returncode}:\n{done.stderr}")
         command += ["{n}", "--prompt-cache-ro", "--ignore-eos", "--no-repack", "-t", "1"]
         return cachegrind.measure(command, ll, tokens)["read_bytes_per_token"]
 
@@ -193,6 +195,7 @@ def main():
     for program in filter(None, [args.aios, args.peer]):
         if not shutil.which(program):
             parser.error(f"{program} is no program")
+    args.peer = args.peer and shutil.which(args.peer)
     # Panels are made outside valgrind.
     command = [args.aios, "logits", "-m", args.model, "--ids", "1"]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:

@@ -231,10 +231,18 @@ fn a_manifest_that_is_no_file_fails_r5_and_nothing_waits_for_it() {
     let copy = desk.path("odd.gguf");
     fs::copy(model(LLAMA), &copy).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(desk.path("odd.manifest.json")).unwrap();
-    let report = desk.comply(&copy, &[]);
-    let r5 = finding(&report, "R5");
-    assert_eq!(r5["verdict"], "fail", "{r5}");
-    assert!(r5["evidence"].as_str().unwrap().contains("not a regular file"), "{r5}");
+    let evidence = |file: &Path| {
+        let r5 = finding(&desk.comply(file, &[]), "R5").clone();
+        assert_eq!(r5["verdict"], "fail", "{r5}");
+        r5["evidence"].as_str().unwrap().to_owned()
+    };
+    let said = evidence(&copy);
+    assert!(said.contains("not a regular file"), "{said}");
+    // The name of a manifest beside it would be longer than names can be.
+    let long = desk.path(&format!("{}.gguf", "b".repeat(245)));
+    fs::copy(model(LLAMA), &long).unwrap();
+    let said = evidence(&long);
+    assert!(said.contains("no manifest"), "{said}");
 }
 
 #[test]
@@ -253,6 +261,14 @@ fn what_cannot_be_written_or_measured_is_said_before_the_work() {
         assert_eq!(output.status.code(), Some(1), "{command}");
         assert!(stderr(&output).contains("cannot write into"), "{command}: {}", stderr(&output));
     }
+    // What shows only at the end leaves the report on stdout.
+    let taken = desk.path("taken");
+    fs::create_dir_all(taken.join("compliance.json")).unwrap();
+    let args = ["--hardware-profile", "desktop-36mb", "--out", taken.to_str().unwrap()];
+    let late = desk.run("compliance", &model(LLAMA), &args);
+    assert_eq!(late.status.code(), Some(1));
+    assert!(stderr(&late).contains("cannot write"), "{}", stderr(&late));
+    assert!(String::from_utf8_lossy(&late.stdout).contains("Tier: **Compatible**"));
     let screened = desk.run("baseline", &model(LLAMA), &["--screen", "on"]);
     assert_eq!(screened.status.code(), Some(2), "{}", stderr(&screened));
     assert!(stderr(&screened).contains("`aios levers` measures"), "{}", stderr(&screened));

@@ -29,7 +29,7 @@ fn the_report_goes_to_stdout_or_into_a_folder() {
     let said = String::from_utf8_lossy(&printed.stderr);
     assert_eq!(printed.status.code(), Some(0), "{said}");
     let json: Value = serde_json::from_slice(&printed.stdout).unwrap();
-    assert_eq!((&json["schema_version"], &json["calibration"]["prompts"]), (&1.into(), &3.into()));
+    assert_eq!((&json["schema_version"], &json["calibration"]["prompts"]), (&2.into(), &3.into()));
     assert_eq!(json["lookup"]["categories"][0]["name"], "code");
     let out = folder.path().join("report");
     let written = headroom(folder.path(), PROMPTS.as_bytes(), &["--out", out.to_str().unwrap()]);

@@ -142,13 +142,14 @@ impl Meter {
         self.observe(|| Access::write(Data::Activations, memory));
     }
 
-    /// Attention of `layer` has written the positions `new` to its cache and reads those of
-    /// `visible`. A pass reads each page of a tier once, however many of its tokens see it.
+    /// Attention of `layer` has written the positions `new` to its cache, then the pages `demoted`
+    /// to the colder tiers, and reads the positions `visible`. A pass reads each page of a tier
+    /// once, however many of its tokens see it.
     pub(crate) fn cache(
         &mut self,
         layer: usize,
         cache: KvTiers<'_>,
-        new: Range<usize>,
+        (new, demoted): (Range<usize>, Range<usize>),
         visible: Range<usize>,
     ) {
         let number = u32::try_from(layer).unwrap_or(u32::MAX);
@@ -164,6 +165,9 @@ impl Meter {
                 written.hot += (range.len() * kv.shape.page_bytes() / BLOCK) as u64;
                 self.run(number, (kv, range), Access::write);
             }
+            for page in demoted {
+                self.demoted((number, page), &cache, &mut read, &mut written);
+            }
             let queries = new.start / BLOCK..=(new.end - 1) / BLOCK;
             for page in visible.start / BLOCK..visible.end.div_ceil(BLOCK) {
                 for tier in KvCache::seen(&cache, queries.clone(), page) {
@@ -174,6 +178,25 @@ impl Meter {
             }
         }
         self.ledger.kv(read, written);
+    }
+
+    /// A page of a layer is read as it was written, and written to the colder tiers.
+    fn demoted(
+        &mut self,
+        (layer, page): (u32, usize),
+        cache: &KvTiers<'_>,
+        read: &mut TierBytes,
+        written: &mut TierBytes,
+    ) {
+        let positions = page * BLOCK..(page + 1) * BLOCK;
+        let of = |tier| place(cache, tier, page, &positions);
+        // Row by row, as no product does: not past the caches.
+        let (hot, range) = of(KvTier::Hot);
+        read.hot += self.run(layer, (KvLayer { past: false, ..hot }, range), Access::read);
+        written.warm += self.run(layer, of(KvTier::Warm), Access::write);
+        if cache.colder.as_ref().is_some_and(|colder| colder.cold.is_some()) {
+            written.cold += self.run(layer, of(KvTier::Cold), Access::write);
+        }
     }
 
     /// Positions that lie side by side are read or written. Returns their bytes, keys in whole
@@ -195,23 +218,6 @@ impl Meter {
         }
         let [keys, values] = kv.at(0, positions);
         (kv.shape.kv_heads * (keys.len() + values.len())) as u64
-    }
-
-    /// Pages of `layer` were read as they had been written, and written to the colder tiers.
-    pub(crate) fn demoted(&mut self, layer: usize, cache: KvTiers<'_>, pages: Range<usize>) {
-        let number = u32::try_from(layer).unwrap_or(u32::MAX);
-        let (mut read, mut written) = (TierBytes::default(), TierBytes::default());
-        let cold = cache.colder.as_ref().is_some_and(|colder| colder.cold.is_some());
-        for page in pages {
-            let positions = page * BLOCK..(page + 1) * BLOCK;
-            let of = |tier| place(&cache, tier, page, &positions);
-            read.hot += self.run(number, of(KvTier::Hot), Access::read);
-            written.warm += self.run(number, of(KvTier::Warm), Access::write);
-            if cold {
-                written.cold += self.run(number, of(KvTier::Cold), Access::write);
-            }
-        }
-        self.ledger.kv(read, written);
     }
 
     pub(crate) fn head(&mut self, rows: &[f32]) {

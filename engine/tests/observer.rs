@@ -1,9 +1,12 @@
 //! What an observer sees is what the ledger counts, and seeing changes nothing.
 
 use aios_contract::{Role, RoleGroup, TensorName};
-use aios_engine::{EngineError, Executor, ExecutorOptions, Inner, Model, Observer, Want};
+use aios_engine::{
+    EngineError, Executor, ExecutorOptions, Inner, KvTiering, Model, Observer, Want,
+};
 use aios_residency::{Access, Data, Phase};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -119,6 +122,45 @@ fn gains_and_biases_count_under_their_own_roles() {
         }
         let sum: u64 = executor.model().bytes_per_token().iter().map(|(_, bytes)| bytes).sum();
         assert_eq!(decode.weights, sum, "{name}");
+    }
+}
+
+/// Pages that move to colder tiers are read after they are written, and before they are seen.
+#[test]
+fn nothing_is_read_of_a_cache_that_was_not_written_before() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/models");
+    let model = Model::load(&models.join("micro-llama-q4km.gguf")).expect("a micro model");
+    for kv_tiers in KvTiering::ALL {
+        let options = ExecutorOptions { kv_tiers, batch: 1300, ..ExecutorOptions::new(1400) };
+        let mut executor = Executor::new(Arc::clone(&model), options).expect("an executor");
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let recorder = Recorder { seen: Arc::clone(&seen), threshold: 0.0 };
+        executor.observe(Some(Box::new(recorder)));
+        let tokens: Vec<u32> = (0..1300).map(|i| i % 100).collect();
+        for pass in [&tokens[..], &[1, 2]] {
+            executor.forward(pass, Phase::Prefill, Want::None, &mut |_, _| Ok(())).expect("run");
+        }
+        let seen = seen.lock().expect("no panic before");
+        let cache = |data| matches!(data, Data::Keys(_) | Data::Values(_));
+        let accesses = seen.accesses.iter().filter(|access| cache(access.data));
+        let mut written: Vec<Range<usize>> = Vec::new();
+        let mut reads = 0;
+        for access in accesses {
+            if access.write {
+                written.push(access.start..access.start + access.bytes);
+            } else {
+                reads += 1;
+                let found = written.iter().any(|range| range.contains(&access.start));
+                assert!(found, "{kv_tiers}: {access:?}, read {reads}");
+            }
+        }
+        let totals = executor.ledger().phase(Phase::Prefill);
+        let bytes = |write| {
+            let of = seen.accesses.iter().filter(|a| cache(a.data) && a.write == write);
+            of.map(|access| access.bytes as u64).sum::<u64>()
+        };
+        assert_eq!(bytes(false), totals.kv_read, "{kv_tiers}");
+        assert!(bytes(true) >= totals.kv_written, "{kv_tiers}: keys are written in groups");
     }
 }
 

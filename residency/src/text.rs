@@ -13,14 +13,15 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // What is in /proc and /sys does not tell its length.
-    File::open(path)?.take(most.saturating_add(1)).read_to_string(&mut text)?;
-    if text.len() as u64 > most {
+    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
         let what = format!("it has more than {most} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    Ok(text)
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
 #[cfg(test)]
@@ -35,6 +36,9 @@ mod tests {
         assert_eq!(read_text(&path, 4).expect("text"), "four");
         let kind = |most| read_text(&path, most).expect_err("no text").kind();
         assert_eq!(kind(3), io::ErrorKind::FileTooLarge);
+        // Longer than is read of it, and cut within a character.
+        fs::write(&path, "éé").expect("written");
+        assert_eq!((kind(3), kind(2)), (io::ErrorKind::FileTooLarge, io::ErrorKind::FileTooLarge));
         fs::write(&path, b"\xff").expect("written");
         assert_eq!(kind(4), io::ErrorKind::InvalidData);
         fs::remove_file(&path).expect("removed");

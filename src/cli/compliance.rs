@@ -163,8 +163,10 @@ fn open(args: &ComplianceArgs, path: &Path, interrupt: &Interrupt) -> anyhow::Re
     let header = Gguf::parse(mapping.bytes()).with_context(|| path.display().to_string())?;
     let sidecar = extract::sidecar_path(path);
     // Nobody has asked for this file: what is wrong with it is for R5 to say.
+    use io::ErrorKind::{InvalidFilename, NotFound};
     let beside = match read_text(&sidecar, SIDECAR_BYTES_MAX as u64) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // No file has a name that is too long.
+        Err(error) if matches!(error.kind(), NotFound | InvalidFilename) => Ok(None),
         read => {
             read.map(Some).map_err(|source| ExtractError::SidecarFile { path: sidecar, source })
         }

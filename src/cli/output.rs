@@ -31,13 +31,14 @@ pub(super) fn deliver(
     markdown: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    match (json, &written) {
-        (Some(json), _) => out.write_all(json.as_bytes())?,
+    let printed = match (json, &written) {
+        (Some(json), _) => out.write_all(json.as_bytes()),
         (None, Some(Ok(paths))) => {
-            paths.iter().try_for_each(|path| writeln!(out, "{}", path.display()))?;
+            paths.iter().try_for_each(|path| writeln!(out, "{}", path.display()))
         }
-        (None, Some(Err(_)) | None) => out.write_all(markdown().as_bytes())?,
-    }
+        (None, Some(Err(_)) | None) => out.write_all(markdown().as_bytes()),
+    };
+    // A reader that has seen enough is no error, but files that are missing are.
     written.transpose()?;
-    Ok(())
+    Ok(printed?)
 }

@@ -44,8 +44,7 @@ impl Executor {
         };
         attend(isa, &pool, params, cache.layer(index), start, q, attended, scratch);
         let first = params.window.map_or(0, |window| (start + 1).saturating_sub(window));
-        meter.demoted(index, cache.layer(index), demoted);
-        meter.cache(index, cache.layer(index), start..end, first..end);
+        meter.cache(index, cache.layer(index), (start..end, demoted), first..end);
         let len = attention.heads * attention.value_len;
         let output = [layer.o.entry(branch)];
         context.project((blocks, meter), attended, len, output, layer.ffn.first());

@@ -4,6 +4,7 @@
 use super::catalog::{Baseline, CatalogError, catalog};
 use super::*;
 use crate::baseline::SCHEMA_VERSION;
+use crate::levers::SCHEMA as LEVERS;
 use aios_contract::requirements::{Requirement, Value, Verdict};
 use aios_contract::{FfnConfig, ModelConfig, RoleGroup};
 use aios_engine::Model;
@@ -322,7 +323,7 @@ fn the_measured_reduction_is_that_of_all_exact_levers_of_this_model() {
     let model = inputs(&config).model;
     let together = |off, on| line(crate::levers::TOGETHER, off, on);
     let lines = format!("{}, {}", line("screened head", 8e6, 1e6), together(8e6, 6e6));
-    let found = levers(1, &model.sha256, &lines).expect("a report");
+    let found = levers(LEVERS, &model.sha256, &lines).expect("a report");
     let reduction = Some(found.reduction_of(&model).expect("of this model"));
     let report = assess(Inputs { reduction: reduction.clone(), ..inputs(&config) });
     assert_eq!(report.measured_reduction, reduction);
@@ -333,18 +334,18 @@ fn the_measured_reduction_is_that_of_all_exact_levers_of_this_model() {
 
     let nothing = "{\"name\": \"exact levers together\", \"setting\": \"\", \
                    \"state\": \"nothing\", \"reason\": \"no plan has any\"}";
-    let nothing = levers(1, &model.sha256, nothing).expect("a report");
+    let nothing = levers(LEVERS, &model.sha256, nothing).expect("a report");
     let nothing = nothing.reduction_of(&model).expect("of this model");
     assert_eq!((nothing.percent, nothing.of.contains("no plan has any")), (0.0, true));
 
-    let other = levers(1, &"cd".repeat(32), &lines).expect("a report").reduction_of(&model);
+    let other = levers(LEVERS, &"cd".repeat(32), &lines).expect("a report").reduction_of(&model);
     let said = other.expect_err("another model").to_string();
     assert!(said.contains(&model.sha256) && said.contains("run `aios levers`"), "{said}");
     let fault = |schema, lines: &str| levers(schema, &model.sha256, lines).expect_err("refused");
-    assert!(matches!(fault(2, &lines), LeversError::Schema(2)));
-    assert!(matches!(fault(1, &line("screened head", 8e6, 1e6)), LeversError::Line));
-    assert!(matches!(fault(1, &together(0.0, 0.0)), LeversError::Figures { .. }));
-    assert!(matches!(fault(1, "{}"), LeversError::Json(_)));
+    assert!(matches!(fault(1, &lines), LeversError::Schema(1)));
+    assert!(matches!(fault(LEVERS, &line("screened head", 8e6, 1e6)), LeversError::Line));
+    assert!(matches!(fault(LEVERS, &together(0.0, 0.0)), LeversError::Figures { .. }));
+    assert!(matches!(fault(LEVERS, "{}"), LeversError::Json(_)));
 }
 
 /// What `aios levers` writes can be read back.
@@ -367,7 +368,7 @@ fn a_report_of_levers_is_read_by_the_names_that_it_is_written_with() {
     for (finding, percent) in [(measured, 75.0), (nothing, 0.0)] {
         let lever = Lever { name: TOGETHER, setting: "all".to_owned(), finding };
         let line = serde_json::to_string(&lever).expect("JSON");
-        let found = levers(crate::levers::SCHEMA, &model.sha256, &line).expect("a report");
+        let found = levers(LEVERS, &model.sha256, &line).expect("a report");
         assert_eq!(found.reduction_of(&model).expect("of this model").percent, percent);
     }
 }

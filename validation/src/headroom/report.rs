@@ -19,7 +19,7 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// The version of the JSON: a key that changes its meaning or goes raises it.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 /// Files of a report.
 const JSON_FILE: &str = "headroom.json";
 const MARKDOWN_FILE: &str = "headroom.md";

@@ -88,7 +88,7 @@ fn a_report_is_written_as_json_text_and_pictures() {
     assert_eq!(names[2..], ["headroom-sparsity.svg", "headroom-layers.svg", "headroom-cache.svg"]);
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&written[0]).expect("read")).expect("JSON");
-    assert_eq!(json["schema_version"], 1);
+    assert_eq!(json["schema_version"], 2);
     assert_eq!(json["model"]["synthetic"], false);
     assert_eq!(json["model"]["sha256"].as_str().map(str::len), Some(64));
     assert!(json["levers"][0]["saved_no_loss"].is_u64());

@@ -39,6 +39,7 @@ fn place(manifest: &Manifest, group: &str) -> &'static str {
         FFN if manifest.ffn.as_ref().is_some_and(|ffn| ffn.pays) => {
             "plan (down, neuron by neuron), model file (rows of up), panels (gate)"
         }
+        "norm" => "memory, as floats",
         _ => "panels, or the model file without them",
     }
 }

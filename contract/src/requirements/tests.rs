@@ -141,9 +141,9 @@ fn absurd_sizes_saturate_and_fail() {
 
 #[test]
 fn zeros_count_only_with_the_right_function_and_enough_prompts() {
-    let of = |prompts, zero_fraction| Sparsity { prompts, zero_fraction, ..Sparsity::default() };
+    let of =
+        |prompts, zero_fraction| Some(Sparsity { prompts, zero_fraction, ..Sparsity::default() });
     let r1 = |function, sparsity: Option<Sparsity>| r1(function, sparsity.as_ref());
-    let of = |prompts, zero_fraction| Some(of(prompts, zero_fraction));
     for function in [Activation::Relu, Activation::ReluSquared] {
         assert_eq!(r1(function, of(1000, 0.70)).verdict, Pass);
         assert_eq!(r1(function, of(1000, 0.70_f64.next_down())).verdict, Fail);

@@ -42,7 +42,7 @@ pub struct Manifest {
     /// The model's files.
     pub source: Source,
     /// Whether its weights are synthetic: then what was measured says nothing of a trained model.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub synthetic: bool,
     /// The output matrix.
     pub head: HeadMatrix,
@@ -77,11 +77,6 @@ pub struct Manifest {
     /// What a budget of memory comes to, if the plan is made for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryReport>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
-const fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 /// What a budget of memory comes to: where the weights then live, and what a token takes.

@@ -97,6 +97,7 @@ fn a_report_is_written_as_json_text_and_pictures() {
     for wanted in [
         "# Headroom of micro-qwen2-q4km.gguf",
         "Aliasing gives nothing: the most alike 64 KB blocks of layers that could share them",
+        "of layers that could share them have a cosine of 0.",
         "Screened head is not measured without a plan",
         "DRAM reads over the bytes of all lines that a token touches (simulated): not measured.",
         "| gate first (up and down) |",
